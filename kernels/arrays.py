@@ -1,0 +1,204 @@
+"""Arrays of three libraries: NumPy, torch and CuPy; on two devices: "cpu" and "cuda".  Conversions copy nothing.
+
+No library is imported before an array of it, or a strategy that wants one, turns up.  bfloat16, which NumPy does not
+have, travels between torch and CuPy as its 16 bits: a CUDA C kernel learns its element type from the problem, not from
+the array.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import sys
+from collections.abc import Iterator, Sequence
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+Array = Any  # numpy.ndarray, torch.Tensor or cupy.ndarray
+
+
+@cache
+def has_gpu() -> bool:
+    """Whether this process can see a CUDA GPU; asks the driver itself, so that no library need be imported."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    count = ctypes.c_int(0)
+    return driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
+
+
+def library_of(array: Array) -> str:
+    """ "numpy", "torch" or "cupy"; TypeError for anything else."""
+    if isinstance(array, np.ndarray):
+        return "numpy"
+    torch, cupy = sys.modules.get("torch"), sys.modules.get("cupy")
+    if torch is not None and isinstance(array, torch.Tensor):
+        return "torch"
+    if cupy is not None and isinstance(array, cupy.ndarray):
+        return "cupy"
+    raise TypeError(f"expected a NumPy, torch or CuPy array, got {type(array).__module__}.{type(array).__qualname__}")
+
+
+def device_of(array: Array) -> str:
+    """ "cpu" or "cuda"; ValueError for another kind of device."""
+    library = library_of(array)
+    kind = {"numpy": "cpu", "cupy": "cuda"}.get(library) or array.device.type
+    if kind not in ("cpu", "cuda"):
+        raise ValueError(f"expected an array on the CPU or on a CUDA GPU, got one on {array.device}")
+    return kind
+
+
+def placement(array: Array) -> tuple[str, int]:
+    """("cpu", 0), or ("cuda", the GPU's index)."""
+    if device_of(array) == "cpu":
+        return "cpu", 0
+    return "cuda", array.device.id if library_of(array) == "cupy" else array.device.index
+
+
+def dtype_of(array: Array) -> str:
+    """The dtype's name, the same in every library: "float32", "bfloat16", "int64", ..."""
+    return str(array.dtype).removeprefix("torch.")
+
+
+def strides_of(array: Array) -> tuple[int, ...]:
+    """Strides in elements."""
+    if library_of(array) == "torch":
+        return tuple(array.stride())
+    return tuple(stride // array.itemsize for stride in array.strides)
+
+
+def span(array: Array) -> tuple[int, int]:
+    """The addresses between which the array's elements lie."""
+    if library_of(array) == "torch":
+        start, itemsize = array.data_ptr(), array.element_size()
+    else:
+        start = array.ctypes.data if library_of(array) == "numpy" else array.data.ptr
+        itemsize = array.itemsize
+    if 0 in array.shape:
+        return start, start
+    reach = [(size - 1) * stride * itemsize for size, stride in zip(array.shape, strides_of(array), strict=True)]
+    return start + sum(min(step, 0) for step in reach), start + sum(max(step, 0) for step in reach) + itemsize
+
+
+def permuted(array: Array, axes: Sequence[int]) -> Array:
+    """A view with its axes in another order."""
+    return array.permute(*axes) if library_of(array) == "torch" else array.transpose(*axes)
+
+
+def _dense_strides(shape: Sequence[int], order: Sequence[int]) -> dict[int, int]:
+    """axis -> stride in elements, of the axes that have more than one element, when `order` is outermost first."""
+    strides, step = {}, 1
+    for axis in reversed(order):
+        if shape[axis] > 1:
+            strides[axis] = step
+        step *= shape[axis]
+    return strides
+
+
+def layout_of(array: Array) -> str | None:
+    """ "contiguous", "channels_last" (4-D, C innermost in memory), or None for any other strides."""
+    shape, strides = tuple(array.shape), strides_of(array)
+    orders = {"contiguous": range(len(shape)), **({"channels_last": (0, 2, 3, 1)} if len(shape) == 4 else {})}
+    for layout, order in orders.items():
+        if 0 in shape or all(strides[axis] == step for axis, step in _dense_strides(shape, order).items()):
+            return layout
+    return None
+
+
+def with_layout(array: Array, layout: str) -> Array:
+    """The array itself where its memory has that layout, else a copy that has; only 4-D arrays are channels_last."""
+    if len(array.shape) != 4 or layout == "contiguous":
+        if layout_of(array) == "contiguous":
+            return array
+        return array.contiguous() if library_of(array) == "torch" else _module(array).ascontiguousarray(array)
+    strides, dense = strides_of(array), _dense_strides(tuple(array.shape), (0, 2, 3, 1))
+    if 0 in array.shape or all(strides[axis] == step for axis, step in dense.items()):
+        return array
+    copy = empty(tuple(array.shape), dtype_of(array), layout, library_of(array), placement(array))
+    copy[...] = array
+    return copy
+
+
+def _module(array: Array) -> Any:
+    return sys.modules[library_of(array)]
+
+
+def empty(shape: Sequence[int], dtype: str, layout: str, library: str, place: tuple[str, int]) -> Array:
+    """An uninitialised array of that library on that device; `channels_last` gives a 4-D array NHWC memory."""
+    device, index = place
+    last = layout == "channels_last" and len(shape) == 4
+    n_first = tuple(shape[axis] for axis in (0, 2, 3, 1)) if last else tuple(shape)
+    if library == "torch":
+        import torch
+
+        array = torch.empty(n_first, dtype=getattr(torch, dtype), device=device if device == "cpu" else f"cuda:{index}")
+    elif library == "cupy":
+        import cupy
+
+        with cupy.cuda.Device(index):
+            array = cupy.empty(n_first, dtype)
+    else:
+        array = np.empty(n_first, dtype)
+    return permuted(array, (0, 3, 1, 2)) if last else array
+
+
+def view(array: Array, library: str) -> Array:
+    """The same memory as an array of another library."""
+    own = library_of(array)
+    if own == library:
+        return array
+    if library == "numpy":
+        return array.detach().numpy()
+    if own == "numpy":
+        import torch
+
+        return torch.from_numpy(array)
+    half = dtype_of(array) == "bfloat16"
+    if library == "cupy":
+        import cupy
+        import torch
+
+        array = array.detach()
+        return cupy.from_dlpack(array.view(torch.int16) if half else array)
+    import torch
+
+    tensor = torch.from_dlpack(array.view("int16") if half else array)
+    return tensor.view(torch.bfloat16) if half else tensor
+
+
+def to_numpy(array: Array) -> np.ndarray:
+    """A NumPy array of the same values: bfloat16 as float32, every other dtype as it is."""
+    library = library_of(array)
+    if library == "torch":
+        array = array.detach().cpu()
+        return array.float().numpy() if dtype_of(array) == "bfloat16" else array.numpy()
+    return array.get() if library == "cupy" else array
+
+
+@contextlib.contextmanager
+def launching(library: str, array: Array) -> Iterator[None]:
+    """Make `array`'s device and its library's current stream those of `library`, which is about to launch on it."""
+    device, index = placement(array)
+    own = library_of(array)
+    if device == "cpu":
+        yield
+    elif own == library:
+        with sys.modules[own].cuda.device(index) if own == "torch" else sys.modules[own].cuda.Device(index):
+            yield
+    elif library == "cupy":
+        import cupy
+        import torch
+
+        with cupy.cuda.Device(index), cupy.cuda.ExternalStream(torch.cuda.current_stream(index).cuda_stream, index):
+            yield
+    else:
+        import cupy
+        import torch
+
+        with torch.cuda.device(index), cupy.cuda.Device(index):
+            stream = torch.cuda.ExternalStream(cupy.cuda.get_current_stream().ptr)
+            with torch.cuda.stream(stream):
+                yield

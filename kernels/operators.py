@@ -1,0 +1,402 @@
+"""The public operators: PyTorch's names, arguments and results, on NumPy, torch and CuPy arrays.
+
+The arrays decide where a kernel runs.  On a GPU: there, on the caller's current stream.  On the host with `strategy`
+named: that very kernel, a Triton one through its interpreter.  On the host with none named: torch's CPU kernels where
+torch is installed, else NumPy's.  What comes in as CuPy goes out as CuPy, torch as torch, NumPy as NumPy; an input in
+channels_last memory gives an output in channels_last memory.
+
+`X_problem(...)` checks the arguments of `X(...)` and says which problem they are, without computing it.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from . import arguments as check
+from .arrays import Array, dtype_of, empty, launching, layout_of, library_of, permuted, placement, view, with_layout
+from .dispatch import prepared
+from .problem import (
+    ACTIVATIONS,
+    PADDING_MODES,
+    AdaptivePoolProblem,
+    ConvProblem,
+    LinearProblem,
+    PoolProblem,
+    Problem,
+    SoftmaxProblem,
+)
+
+Size = int | tuple[int, int]
+
+
+def run(problem: Problem, inputs: list[Array], strategy: str | None, out: Array | None = None) -> tuple[Array, ...]:
+    """Compute `problem` from arrays of one library and device, by the named strategy or the chosen one.
+
+    Returns the outputs in the inputs' library, in the problem's layout; `out`, where given, is the first of them.
+    """
+    first = inputs[0]
+    library, place, layout = library_of(first), placement(first), getattr(problem, "layout", "contiguous")
+    dtypes = problem.dtypes()
+    shapes = problem.outputs()
+    if not any(math.prod(shape) for shape in shapes.values()):
+        return tuple(empty(shape, dtypes[name], layout, library, place) for name, shape in shapes.items())
+
+    chosen, launch = prepared(problem, *place, strategy)
+    ready = [view(with_layout(array, layout), chosen.library) for array in inputs]
+    outputs: list[Array] = []
+    if not chosen.allocates:
+        outputs = [empty(shape, dtypes[name], layout, library, place) for name, shape in shapes.items()]
+        if out is not None and layout_of(out) == layout:
+            outputs[0] = out
+    with launching(chosen.library, first):
+        computed = launch(ready, [view(array, chosen.library) for array in outputs])
+        results = [with_layout(view(array, library), layout) for array in computed] if chosen.allocates else outputs
+    if out is not None and results[0] is not out:
+        out[...] = results[0]
+        results[0] = out
+    return tuple(results)
+
+
+# Convolution ----------------------------------------------------------------------------------------------------------
+
+
+def conv2d_problem(
+    x: Array,
+    w: Array,
+    b: Array | None = None,
+    *,
+    stride: Size = 1,
+    padding: Any = 0,
+    dilation: Size = 1,
+    groups: int = 1,
+    padding_mode: str = "zeros",
+    padding_value: float = 0.0,
+    activation: str | None = None,
+    allow_tf32: bool = False,
+) -> ConvProblem:
+    """The problem that `conv2d` with these arguments computes; raises what it raises."""
+    _, dtype = check.arrays(x=x, w=w, b=b)
+    shape = check.dims("x", x, "(N, C, H, W)", "(C, H, W)")
+    n, c, height, width = shape if len(shape) == 4 else (1, *shape)
+    k, group_channels, r, s = check.dims("w", w, "(K, C/groups, R, S)")
+    for name, size in (("K", k), ("R", r), ("S", s)):
+        if size < 1:
+            raise ValueError(f"w has shape {tuple(w.shape)}, expected {name} >= 1")
+    steps, spread = check.pair("stride", stride, 1), check.pair("dilation", dilation, 1)
+    groups = check.integer("groups", groups, 1)
+    if c % groups or k % groups:
+        raise ValueError(f"groups is {groups}, expected a divisor of x's C = {c} and of w's K = {k}")
+    if group_channels != c // groups:
+        raise ValueError(
+            f"w has shape {tuple(w.shape)}, expected (K, {c // groups}, R, S) for C = {c}, groups = {groups}"
+        )
+    if b is not None and tuple(b.shape) != (k,):
+        raise ValueError(f"b has shape {tuple(b.shape)}, expected ({k},)")
+    check.choice("padding_mode", padding_mode, PADDING_MODES)
+    check.choice("activation", activation, (None, *ACTIVATIONS))
+    if padding == "same" and steps != (1, 1):
+        raise ValueError(f"padding is 'same', which needs stride 1, not {stride!r}")
+    size, window = (height, width), (r, s)
+    around = check.sides(padding, size, window, steps, spread, ("same", "valid", "causal"))
+    p, q = check.outputs("w", size, window, steps, around, spread)
+    if 0 in size and n:
+        raise ValueError(f"x has shape {shape}, expected H and W >= 1")
+    if isinstance(padding_value, bool) or not isinstance(padding_value, (int, float)):
+        raise TypeError(f"padding_value is {padding_value!r}, expected a number")
+    return ConvProblem(
+        n=n, c=c, h=height, w=width, k=k, p=p, q=q, r=r, s=s,
+        stride=steps, padding=(around[0][0], around[1][0]), dilation=spread, groups=groups,
+        dtype=dtype, layout=layout_of(x) or "contiguous", bias=b is not None, activation=activation,
+        padding_mode=padding_mode, padding_value=float(padding_value), allow_tf32=check.flag("allow_tf32", allow_tf32),
+    )  # fmt: skip
+
+
+def conv2d(
+    x: Array,
+    w: Array,
+    b: Array | None = None,
+    *,
+    stride: Size = 1,
+    padding: Any = 0,
+    dilation: Size = 1,
+    groups: int = 1,
+    padding_mode: str = "zeros",
+    padding_value: float = 0.0,
+    activation: str | None = None,
+    allow_tf32: bool = False,
+    strategy: str | None = None,
+    out: Array | None = None,
+) -> Array:
+    """2-D convolution (cross-correlation), with bias and activation: `act(b + w * x)`.
+
+    x (N,C,H,W) or (C,H,W); w (K,C/groups,R,S); b (K,); the result (N,K,P,Q) or (K,P,Q).  All of one library, device and
+    dtype (float64, float32, float16, bfloat16); sums are taken in float32 or better.
+
+    stride, dilation   an integer, or one for H and one for W
+    padding            an integer; (H, W); ((top, bottom), (left, right)); "valid"; "same" (stride 1; the odd one at the
+                       end); "causal" (all of it before, along W)
+    padding_mode       "zeros", "constant" (`padding_value`), "reflect", "replicate", "circular"
+    activation         None, "relu", "tanh", "sigmoid", "gelu", "silu"
+    allow_tf32         float32 products may be rounded to TF32 on a GPU
+    strategy           the name of a strategy: it runs, or raises UnsupportedError with every reason
+    out                where to put the result
+
+    Raises TypeError or ValueError, naming the argument, before anything runs.
+
+    >>> import numpy as np
+    >>> x = np.arange(9.0).reshape(1, 1, 3, 3)
+    >>> conv2d(x, np.ones((1, 1, 2, 2)), strategy="numpy_direct")
+    array([[[[ 8., 12.],
+             [20., 24.]]]])
+    """
+    problem = conv2d_problem(
+        x, w, b, stride=stride, padding=padding, dilation=dilation, groups=groups, padding_mode=padding_mode,
+        padding_value=padding_value, activation=activation, allow_tf32=allow_tf32,
+    )  # fmt: skip
+    inputs = [x, w] if b is None else [x, w, b]
+    batched = len(x.shape) == 4
+    shape = problem.outputs()["y"]
+    check.destination(out, shape if batched else shape[1:], inputs)
+    if batched:
+        return run(problem, inputs, strategy, out)[0]
+    inputs[0] = x[None]
+    (y,) = run(problem, inputs, strategy, None if out is None else out[None])
+    return y[0] if out is None else out
+
+
+# Pooling --------------------------------------------------------------------------------------------------------------
+
+
+def _pool(
+    op: str,
+    x: Array,
+    kernel_size: Any,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    ceil_mode: bool,
+    strategy: str | None,
+    **options: Any,
+) -> Any:
+    batch = _batch(x)
+    n, c, height, width = batch.shape
+    window = check.pair("kernel_size", kernel_size, 1)
+    steps = window if stride is None else check.pair("stride", stride, 1)
+    spread = check.pair("dilation", dilation, 1)
+    around = check.sides(padding, (height, width), window, steps, spread, ("same", "valid"))
+    for axis, taps, step, both in zip("HW", window, spread, around, strict=True):
+        if 2 * max(both) > (taps - 1) * step + 1:
+            raise ValueError(
+                f"padding is {both} along {axis}, expected at most half of the window's {(taps - 1) * step + 1}"
+            )
+    p, q = check.outputs(
+        "kernel_size", (height, width), window, steps, around, spread, check.flag("ceil_mode", ceil_mode)
+    )
+    problem = PoolProblem(
+        op=op, n=n, c=c, h=height, w=width, p=p, q=q, r=window[0], s=window[1], stride=steps, dilation=spread,
+        padding=(around[0][0], around[1][0]), padding_end=(around[0][1], around[1][1]),
+        dtype=dtype_of(x), layout=layout_of(batch) or "contiguous", **options,
+    )  # fmt: skip
+    return _run_pool(problem, x, batch, strategy)
+
+
+def _batch(x: Array) -> Array:
+    """x (N,C,H,W), or (C,H,W) as a batch of one, once it is known to be something that can be pooled."""
+    check.arrays(x=x)
+    shape = check.dims("x", x, "(N, C, H, W)", "(C, H, W)")
+    if 0 in shape[-3:]:
+        raise ValueError(f"x has shape {shape}, expected C, H and W >= 1")
+    return x if len(shape) == 4 else x[None]
+
+
+def _run_pool(problem: Problem, x: Array, batch: Array, strategy: str | None) -> Any:
+    """y, or (y, indices), with a batch axis if x has one."""
+    results = run(problem, [batch], strategy)
+    if len(x.shape) == 3:
+        results = tuple(result[0] for result in results)
+    return results if "indices" in problem.outputs() else results[0]
+
+
+def max_pool2d(
+    x: Array,
+    kernel_size: Size,
+    stride: Size | None = None,
+    padding: Any = 0,
+    dilation: Size = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+    *,
+    strategy: str | None = None,
+) -> Any:
+    """The largest value in each window; NaN is larger than all.
+
+    x (N,C,H,W) or (C,H,W) -> y (N,C,P,Q) or (C,P,Q); with `return_indices`, (y, indices): int64, flat within the H*W
+    plane, the first of equals.  `stride` defaults to the window; padding (an integer, (H, W), four-sided, "same",
+    "valid") is at most half of the window; with `ceil_mode` a last window may hang over the end.
+
+    >>> import numpy as np
+    >>> max_pool2d(np.arange(16.0).reshape(1, 1, 4, 4), 2, strategy="numpy")
+    array([[[[ 5.,  7.],
+             [13., 15.]]]])
+    """
+    indices = check.flag("return_indices", return_indices)
+    return _pool("max_pool2d", x, kernel_size, stride, padding, dilation, ceil_mode, strategy, return_indices=indices)
+
+
+def avg_pool2d(
+    x: Array,
+    kernel_size: Size,
+    stride: Size | None = None,
+    padding: Any = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+    *,
+    strategy: str | None = None,
+) -> Array:
+    """The average of each window; arguments and shapes as `max_pool2d`'s.
+
+    The divisor is the window's size within the padded input, or with `count_include_pad=False` within the input itself,
+    or `divisor_override`.
+    """
+    if divisor_override is not None and (isinstance(divisor_override, bool) or not isinstance(divisor_override, int)):
+        raise TypeError(f"divisor_override is {divisor_override!r}, expected an integer other than 0")
+    include = check.flag("count_include_pad", count_include_pad)
+    options = {"count_include_pad": include, "divisor_override": divisor_override}
+    return _pool("avg_pool2d", x, kernel_size, stride, padding, 1, ceil_mode, strategy, **options)
+
+
+def sum_pool2d(
+    x: Array,
+    kernel_size: Size,
+    stride: Size | None = None,
+    padding: Any = 0,
+    dilation: Size = 1,
+    ceil_mode: bool = False,
+    *,
+    strategy: str | None = None,
+) -> Array:
+    """The sum of each window; arguments and shapes as `max_pool2d`'s."""
+    return _pool("sum_pool2d", x, kernel_size, stride, padding, dilation, ceil_mode, strategy)
+
+
+def lp_pool2d(
+    x: Array,
+    norm_type: float,
+    kernel_size: Size,
+    stride: Size | None = None,
+    ceil_mode: bool = False,
+    *,
+    padding: Any = 0,
+    dilation: Size = 1,
+    strategy: str | None = None,
+) -> Array:
+    """`(sum of x**norm_type) ** (1/norm_type)` of each window; arguments and shapes as `max_pool2d`'s.
+
+    As in PyTorch, a window that hangs over the end (ceil_mode) is scaled up to a full one, and a negative sum gives
+    NaN for a norm such as 3.
+    """
+    if isinstance(norm_type, bool) or not isinstance(norm_type, (int, float)):
+        raise TypeError(f"norm_type is {norm_type!r}, expected a number > 0")
+    norm = float(norm_type)
+    return _pool("lp_pool2d", x, kernel_size, stride, padding, dilation, ceil_mode, strategy, norm_type=norm)
+
+
+def _adaptive_pool(op: str, x: Array, output_size: Any, strategy: str | None, return_indices: bool = False) -> Any:
+    batch = _batch(x)
+    n, c, height, width = batch.shape
+    wanted = output_size if isinstance(output_size, (tuple, list)) else (output_size, output_size)
+    if len(wanted) == 2:
+        wanted = [size if out is None else out for size, out in zip((height, width), wanted, strict=True)]
+    p, q = check.pair("output_size", wanted, 0)
+    problem = AdaptivePoolProblem(
+        op=op, n=n, c=c, h=height, w=width, p=p, q=q, return_indices=return_indices,
+        dtype=dtype_of(x), layout=layout_of(batch) or "contiguous",
+    )  # fmt: skip
+    return _run_pool(problem, x, batch, strategy)
+
+
+def adaptive_avg_pool2d(x: Array, output_size: Any, *, strategy: str | None = None) -> Array:
+    """Averages over windows that divide x (N,C,H,W) or (C,H,W) into (P,Q) = `output_size`: P, (P, Q), None for H or W.
+
+    Window p covers rows floor(p*H/P) up to ceil((p+1)*H/P).
+
+    >>> import numpy as np
+    >>> adaptive_avg_pool2d(np.arange(16.0).reshape(1, 1, 4, 4), 1, strategy="numpy")
+    array([[[[7.5]]]])
+    """
+    return _adaptive_pool("adaptive_avg_pool2d", x, output_size, strategy)
+
+
+def adaptive_max_pool2d(
+    x: Array, output_size: Any, return_indices: bool = False, *, strategy: str | None = None
+) -> Any:
+    """Maxima over the windows of `adaptive_avg_pool2d`; with `return_indices`, (y, indices) as `max_pool2d`'s."""
+    indices = check.flag("return_indices", return_indices)
+    return _adaptive_pool("adaptive_max_pool2d", x, output_size, strategy, indices)
+
+
+# Softmax and linear ---------------------------------------------------------------------------------------------------
+
+
+def _softmax(op: str, x: Array, axis: int, strategy: str | None) -> Array:
+    check.arrays(x=x)
+    shape = tuple(x.shape) or (1,)  # a scalar is a row of one
+    axis = check.integer("axis", axis, -len(shape))
+    if axis >= len(shape):
+        raise ValueError(f"axis is {axis}, expected {-len(shape)} to {len(shape) - 1} for x of shape {tuple(x.shape)}")
+    axis %= len(shape)
+    last = layout_of(x) == "channels_last"
+    rows = permuted(x, (0, 2, 3, 1)) if last else x.reshape(shape)
+    problem = SoftmaxProblem(
+        op=op, dims=tuple(rows.shape), axis=(0, 3, 1, 2)[axis] if last else axis, dtype=dtype_of(x)
+    )
+    (y,) = run(problem, [rows], strategy)
+    return permuted(y, (0, 3, 1, 2)) if last else y.reshape(tuple(x.shape))
+
+
+def softmax(x: Array, axis: int = -1, *, strategy: str | None = None) -> Array:
+    """exp(x) / sum(exp(x)) along one axis of an array of any shape, computed from x less its maximum.
+
+    >>> import numpy as np
+    >>> softmax(np.array([0.0, np.log(3.0)]), strategy="numpy")
+    array([0.25, 0.75])
+    """
+    return _softmax("softmax", x, axis, strategy)
+
+
+def log_softmax(x: Array, axis: int = -1, *, strategy: str | None = None) -> Array:
+    """The logarithm of `softmax`, computed without it, so that it does not underflow."""
+    return _softmax("log_softmax", x, axis, strategy)
+
+
+def linear(
+    x: Array,
+    w: Array,
+    b: Array | None = None,
+    *,
+    activation: str | None = None,
+    allow_tf32: bool = False,
+    strategy: str | None = None,
+) -> Array:
+    """The fully connected layer `act(x @ w.T + b)`: x (..., C), w (K,C), b (K,) -> (..., K).
+
+    >>> import numpy as np
+    >>> linear(np.array([1.0, 2.0]), np.array([[3.0, 4.0]]), np.array([5.0]), strategy="numpy")
+    array([16.])
+    """
+    inputs, dtype = check.arrays(x=x, w=w, b=b)
+    k, c = check.dims("w", w, "(K, C)")
+    if len(x.shape) < 1 or x.shape[-1] != c:
+        raise ValueError(f"x has shape {tuple(x.shape)}, expected (..., {c}) for w of shape {(k, c)}")
+    if b is not None and tuple(b.shape) != (k,):
+        raise ValueError(f"b has shape {tuple(b.shape)}, expected ({k},)")
+    check.choice("activation", activation, (None, *ACTIVATIONS))
+    leading = tuple(x.shape[:-1])
+    inputs[0] = x.reshape((math.prod(leading), c))
+    problem = LinearProblem(
+        n=math.prod(leading), c=c, k=k, dtype=dtype, bias=b is not None, activation=activation,
+        allow_tf32=check.flag("allow_tf32", allow_tf32),
+    )  # fmt: skip
+    return run(problem, inputs, strategy)[0].reshape((*leading, k))

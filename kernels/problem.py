@@ -1,0 +1,790 @@
+"""Problems: what is to be computed, as one line of text that parses back to itself.
+
+A line is oneDNN benchdnn's descriptor, with the options that benchdnn does not have in front of it:
+
+    g1mb50ic3ih224iw224oc64oh112ow112kh7kw7sh2sw2ph3pw3n"resnet_50:conv1*1"
+    --dtype=float16 --activation=relu g1mb1ic64ih56iw56oc64oh56ow56kh3kw3sh1sw1ph1pw1
+    --op=max_pool2d mb1ic64ih112iw112oh56ow56kh3kw3sh2sw2ph1pw1
+    --op=adaptive_avg_pool2d mb1ic2048ih7iw7oh1ow1
+    --op=softmax --axis=1 64x1000
+    --op=linear mb32ic2048oc1000
+
+benchdnn's rules hold: fields may be divided by underscores; where no width is given, width = height; where only a
+width is given, the problem is one row high; `mb` defaults to 2, `g` and strides to 1; `dh0` is PyTorch's dilation 1;
+an output size that is not given follows from the padding, and a padding that is not given from the output size;
+padding below and to the right follows from the output size.  `*k` at the end of the name says how often a layer occurs.
+
+Symbols: N C H W input, K R S filter, P Q output, G groups.  Source: oneDNN, tests/benchdnn/doc/knobs_desc.md.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, ClassVar
+
+DTYPES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}  # name -> bytes an element
+LAYOUTS = ("contiguous", "channels_last")
+PADDING_MODES = ("zeros", "constant", "reflect", "replicate", "circular")
+ACTIVATIONS = ("relu", "tanh", "sigmoid", "gelu", "silu")
+POOL_OPS = ("max_pool2d", "avg_pool2d", "sum_pool2d", "lp_pool2d")
+ADAPTIVE_POOL_OPS = ("adaptive_max_pool2d", "adaptive_avg_pool2d")
+SOFTMAX_OPS = ("softmax", "log_softmax")
+_POOL_OPTION_OWNERS = {
+    "return_indices": "max_pool2d",
+    "count_include_pad": "avg_pool2d",
+    "divisor_override": "avg_pool2d",
+    "norm_type": "lp_pool2d",
+}
+
+Shape = tuple[int, ...]
+
+
+class ProblemError(ValueError):
+    """A problem that is malformed or has no meaning; the message names the field, its value and what is allowed."""
+
+
+# One spatial axis -----------------------------------------------------------------------------------------------------
+
+
+def window_extent(size: int, dilation: int) -> int:
+    """How many input positions a window of `size` taps spans.
+
+    >>> window_extent(3, 1), window_extent(3, 2)
+    (3, 5)
+    """
+    return (size - 1) * dilation + 1
+
+
+def output_size(
+    size: int, window: int, stride: int, before: int, after: int, dilation: int = 1, ceil: bool = False
+) -> int:
+    """Outputs along one axis; with `ceil`, a window may hang over the end but must start before it (PyTorch's rule).
+
+    >>> output_size(224, 7, 2, 3, 3), output_size(112, 3, 2, 0, 0), output_size(112, 3, 2, 0, 0, ceil=True)
+    (112, 55, 56)
+    """
+    span = size + before + after - window_extent(window, dilation)
+    if not ceil:
+        return span // stride + 1
+    out = -(-span // stride) + 1
+    return out - 1 if (out - 1) * stride >= size + before else out
+
+
+def padding_after(size: int, out: int, window: int, stride: int, before: int, dilation: int) -> int:
+    """Padding after the end that `out` outputs reach into; negative where the last inputs are never read."""
+    return (out - 1) * stride + window_extent(window, dilation) - size - before
+
+
+@lru_cache(maxsize=4096)
+def _inputs_read(size: int, out: int, window: int, stride: int, before: int, dilation: int) -> int:
+    """How many of `size` inputs along an axis are read by some window."""
+    return len({p * stride - before + r * dilation for p in range(out) for r in range(window)} & set(range(size)))
+
+
+# The line -------------------------------------------------------------------------------------------------------------
+
+_FIELD = re.compile(r"_*([a-z]+)(-?\d*)")
+
+
+def _fields(line: str, known: tuple[str, ...]) -> tuple[dict[str, int], str]:
+    """`mb2ic3..n"name"` -> ({field: value}, name)."""
+    values: dict[str, int] = {}
+    at = 0
+    while at < len(line):
+        match = _FIELD.match(line, at)
+        if not match:
+            raise ProblemError(f"expected a field at position {at}, found {line[at:]!r}, in {line!r}")
+        key, digits = match.groups()
+        if key.startswith("n") and key not in known:  # the name is the rest of the line
+            name = line[match.start(1) + 1 :]
+            return values, name[1:-1] if len(name) >= 2 and name[0] == name[-1] == '"' else name
+        where = f"at position {match.start(1)} in {line!r}"
+        if key in ("id", "od", "kd", "sd", "pd", "dd"):
+            raise ProblemError(f"3-D not supported: field {key!r} with value {digits!r} {where}")
+        if key not in known:
+            raise ProblemError(f"unknown field {key!r} with value {digits!r} {where}; known: {', '.join(known)}")
+        if key in values:
+            raise ProblemError(f"field {key!r} given twice, the second time with value {digits!r}, {where}")
+        if not digits.isdigit():
+            found = digits or line[match.end() : match.end() + 8]
+            raise ProblemError(f"field {key!r} has value {found!r}, expected a number >= 0, {where}")
+        values[key] = int(digits)
+        at = match.end()
+    return values, ""
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """One spatial axis of a window operation, as a line gives it."""
+
+    size: int
+    out: int
+    window: int
+    stride: int
+    before: int
+    dilation: int
+
+    @classmethod
+    def absent(cls) -> _Axis:
+        return cls(1, 1, 1, 1, 0, 1)
+
+    @classmethod
+    def of(cls, values: dict[str, int], axis: str, line: str) -> _Axis | None:
+        given = {key[0]: value for key, value in values.items() if len(key) == 2 and key[1] == axis}
+        if not given:
+            return None
+        for key in "ik":
+            if key not in given:
+                raise ProblemError(f"field '{key}{axis}' is missing in {line!r}")
+        size, window, stride, dilation = given["i"], given["k"], given.get("s", 1), given.get("d", 0) + 1
+        if stride < 1:
+            raise ProblemError(f"field 's{axis}' has value {stride}, expected >= 1, in {line!r}")
+        out, before = given.get("o"), given.get("p")
+        if out is None:
+            before = before or 0
+            out = output_size(size, window, stride, before, before, dilation)
+            if out < 1:
+                raise ProblemError(
+                    f"no output along {axis}: 'k{axis}' {window} is larger than the padded 'i{axis}' in {line!r}"
+                )
+        elif before is None:
+            before = int(padding_after(size, out, window, stride, 0, dilation) / 2)
+            if before < 0:
+                raise ProblemError(
+                    f"field 'o{axis}' has value {out}: the padding deduced from it, {before}, is negative, in {line!r}"
+                )
+        return cls(size, out, window, stride, before, dilation)
+
+    def minimal(self, axis: str) -> str:
+        """The fewest fields from which `of` deduces the rest."""
+        text = f"i{axis}{self.size}"
+        same = output_size(self.size, self.window, self.stride, self.before, self.before, self.dilation) == self.out
+        text += "" if same else f"o{axis}{self.out}"
+        text += f"k{axis}{self.window}"
+        text += f"s{axis}{self.stride}" if self.stride > 1 else ""
+        text += f"p{axis}{self.before}" if self.before or not same else ""
+        return text + (f"d{axis}{self.dilation - 1}" if self.dilation > 1 else "")
+
+
+_WINDOW_FIELDS = tuple(key + axis for key in "iokspd" for axis in "hw")
+
+
+def _axes(values: dict[str, int], line: str) -> tuple[_Axis, _Axis]:
+    h, w = _Axis.of(values, "h", line), _Axis.of(values, "w", line)
+    if h is None and w is None:
+        raise ProblemError(f"field 'ih' (or 'iw') is missing in {line!r}")
+    if w is None:
+        assert h is not None
+        return h, h
+    return h or _Axis.absent(), w
+
+
+# Problems -------------------------------------------------------------------------------------------------------------
+
+
+def option(default: Any, allowed: tuple[Any, ...] | None = None) -> Any:
+    """A dataclass field that stands as `--name=value` in front of the descriptor."""
+    return dataclasses.field(default=default, metadata={"option": True, "allowed": allowed})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """What every problem has: options, a name, and a text form with `parse(str(p)) == p`."""
+
+    name: str = ""
+    dtype: str = option("float32", tuple(DTYPES))
+
+    descriptor_op: ClassVar[bool] = True  # whether the text form starts with --op=
+
+    @property
+    def operation(self) -> str:
+        """The operator's name in `gpucnn.kernels`: conv2d, max_pool2d, softmax, ..."""
+        raise NotImplementedError
+
+    def inputs(self) -> dict[str, Shape]:
+        """The input arrays in the order in which a launch takes them: name -> shape."""
+        raise NotImplementedError
+
+    def outputs(self) -> dict[str, Shape]:
+        """The output arrays in the order in which a launch takes them: name -> shape."""
+        raise NotImplementedError
+
+    def dtypes(self) -> dict[str, str]:
+        """Every input's and output's dtype by name."""
+        return {name: "int64" if name == "indices" else self.dtype for name in (*self.inputs(), *self.outputs())}
+
+    def flops(self) -> int:
+        """Floating-point operations of the textbook's algorithm (a multiply-add counts as two)."""
+        raise NotImplementedError
+
+    def min_bytes(self) -> int:
+        """Bytes that must cross memory: every input that is used, read once; every output, written once."""
+        raise NotImplementedError
+
+    def reduction_length(self) -> int:
+        """How many terms are summed for one output; the length that error bounds grow with."""
+        raise NotImplementedError
+
+    def descriptor(self, minimal: bool = False) -> str:
+        """The line without options."""
+        raise NotImplementedError
+
+    @property
+    def count(self) -> int:
+        """How often this layer occurs in its network: the `*k` at the end of the name.
+
+        >>> parse('mb1ic64ih56oc64kh3ph1n"resnet_50:res2a_branch2b*3"').count
+        3
+        """
+        match = re.search(r"\*(\d+)$", self.name)
+        return int(match[1]) if match else 1
+
+    def replace(self, **changes: Any) -> Any:
+        """A copy with some fields changed.
+
+        >>> str(parse("mb1ic8ih4oc8kh1").replace(dtype="float16"))
+        '--dtype=float16 g1mb1ic8ih4iw4oc8oh4ow4kh1kw1sh1sw1ph0pw0'
+        """
+        return dataclasses.replace(self, **changes)
+
+    def unnamed(self) -> Any:
+        """The same work without its name: what caches and tuned tables are keyed by."""
+        return self.replace(name="") if self.name else self
+
+    def options(self) -> list[str]:
+        """The options that differ from their default, as they stand in the line and on the command line."""
+        words = [f"--op={self.operation}"] if self.descriptor_op else []
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.metadata.get("option") and value != field.default:
+                flag = "--" + field.name.replace("_", "-")
+                text = "x".join(map(str, value)) if isinstance(value, tuple) else value
+                words.append(
+                    flag if value is True else f"{flag}={str(text).lower() if isinstance(value, bool) else text}"
+                )
+        return words
+
+    def text(self, minimal: bool = False) -> str:
+        """Options, then the descriptor: canonical, or with every field left out that can be deduced.
+
+        >>> parse('mb1ic3ih224oc64oh112kh7sh2ph3').text(minimal=True)
+        'mb1ic3oc64ih224kh7sh2ph3'
+        """
+        name = f'n"{self.name}"' if self.name else ""
+        return " ".join([*self.options(), self.descriptor(minimal) + name])
+
+    def __str__(self) -> str:
+        return self.text()
+
+    def _check(self, at_least: dict[str, int]) -> None:
+        for field in dataclasses.fields(self):
+            allowed, value = field.metadata.get("allowed"), getattr(self, field.name)
+            if allowed and value not in allowed:
+                raise ProblemError(f"{field.name} is {value!r}, expected one of {', '.join(map(repr, allowed))}")
+        for name, least in at_least.items():
+            values = getattr(self, name)
+            for value in values if isinstance(values, tuple) else (values,):
+                if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                    raise ProblemError(f"{name} is {values!r}, expected integers >= {least}")
+
+    def _bytes(self, elements: int) -> int:
+        return elements * DTYPES[self.dtype]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvProblem(Problem):
+    """y[n,k,p,q] = act(b[k] + sum over c,r,s of x[n, c, p*stride-pad+r*dilation, ...] * w[k,c,r,s]), in groups.
+
+    `padding` is (top, left); what is below and to the right follows from the output size (p, q): `padding_sides()`.
+    Arrays: x (N,C,H,W), w (K,C/G,R,S), b (K,) where `bias`, y (N,K,P,Q).
+    """
+
+    n: int
+    c: int
+    h: int
+    w: int
+    k: int
+    p: int
+    q: int
+    r: int
+    s: int
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int] = (0, 0)
+    dilation: tuple[int, int] = (1, 1)
+    groups: int = 1
+    allow_tf32: bool = option(False, (False, True))
+    layout: str = option("contiguous", LAYOUTS)
+    padding_mode: str = option("zeros", PADDING_MODES)
+    padding_value: float = option(0.0)
+    bias: bool = option(False, (False, True))
+    activation: str | None = option(None, (None, *ACTIVATIONS))
+
+    descriptor_op: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        self._check({"n": 0, "c": 1, "h": 0, "w": 0, "k": 1, "p": 0, "q": 0, "r": 1, "s": 1})
+        self._check({"stride": 1, "padding": 0, "dilation": 1, "groups": 1})
+        if self.c % self.groups or self.k % self.groups:
+            raise ProblemError(f"groups is {self.groups}, expected a divisor of C = {self.c} and of K = {self.k}")
+        if self.padding_mode != "constant" and self.padding_value != 0.0:
+            raise ProblemError(f"padding_value is {self.padding_value}: only padding_mode 'constant' takes one")
+        if self.allow_tf32 and self.dtype != "float32":
+            raise ProblemError(f"allow_tf32 is for dtype float32, not {self.dtype}")
+        limit = {"reflect": 1, "circular": 0}.get(self.padding_mode)
+        for name, size, sides in zip("HW", (self.h, self.w), self.padding_sides(), strict=True):
+            if limit is not None and max(sides) > size - limit:
+                raise ProblemError(
+                    f"padding is {sides} along {name}, expected at most {size - limit} for {name} = {size} "
+                    f"with padding_mode {self.padding_mode!r}"
+                )
+            if self.padding_mode == "replicate" and size == 0 and max(sides) > 0:
+                raise ProblemError(f"padding_mode 'replicate' has nothing to repeat: {name} = 0")
+
+    @property
+    def operation(self) -> str:
+        return "conv2d"
+
+    def padding_sides(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """((top, bottom), (left, right)); the end is negative where the last rows or columns are never read.
+
+        >>> parse("mb1ic3ih224oc64kh7sh2ph3").padding_sides()
+        ((3, 2), (3, 2))
+        """
+        top, left = self.padding
+        return (
+            (top, padding_after(self.h, self.p, self.r, self.stride[0], top, self.dilation[0])),
+            (left, padding_after(self.w, self.q, self.s, self.stride[1], left, self.dilation[1])),
+        )
+
+    def inputs(self) -> dict[str, Shape]:
+        shapes: dict[str, Shape] = {
+            "x": (self.n, self.c, self.h, self.w),
+            "w": (self.k, self.c // self.groups, self.r, self.s),
+        }
+        return {**shapes, "b": (self.k,)} if self.bias else shapes
+
+    def outputs(self) -> dict[str, Shape]:
+        return {"y": (self.n, self.k, self.p, self.q)}
+
+    def reduction_length(self) -> int:
+        return self.c // self.groups * self.r * self.s
+
+    def flops(self) -> int:
+        """Those of the direct algorithm, taps in the padding counted too; bias and activation are not.
+
+        >>> parse("mb1ic64ih56oc64kh3ph1").flops()
+        231211008
+        """
+        return 2 * self.n * self.k * self.p * self.q * self.reduction_length()
+
+    def min_bytes(self) -> int:
+        rows = _inputs_read(self.h, self.p, self.r, self.stride[0], self.padding[0], self.dilation[0])
+        cols = _inputs_read(self.w, self.q, self.s, self.stride[1], self.padding[1], self.dilation[1])
+        weights = self.k * self.reduction_length() + (self.k if self.bias else 0)
+        return self._bytes(self.n * self.c * rows * cols + weights + self.n * self.k * self.p * self.q)
+
+    def descriptor(self, minimal: bool = False) -> str:
+        if minimal:
+            groups, batch = f"g{self.groups}" if self.groups > 1 else "", f"mb{self.n}" if self.n != 2 else ""
+            return f"{groups}{batch}ic{self.c}oc{self.k}{_minimal_window(self)}"
+        return f"g{self.groups}mb{self.n}ic{self.c}{_canonical_window(self, f'oc{self.k}')}"
+
+    @classmethod
+    def parse_descriptor(cls, line: str, **options: Any) -> ConvProblem:
+        values, name = _fields(line, ("g", "mb", "ic", "oc", *_WINDOW_FIELDS))
+        _require(values, ("ic", "oc"), line)
+        sizes = {"n": values.get("mb", 2), "c": values["ic"], "k": values["oc"], "groups": values.get("g", 1)}
+        return cls(name=name, **sizes, **_parse_window(values, line), **options)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolProblem(Problem):
+    """A reduction over a window of each plane: max, average, sum, or the p-norm `(sum of x**norm)**(1/norm)`.
+
+    `op` names the operator.  `padding` is (top, left); the rest follows from (p, q).  `padding_end` is (bottom, right)
+    as declared; it decides the divisor of an average whose window hangs over the end (ceil_mode) and matters nowhere
+    else, where it is None.  Arrays: x (N,C,H,W), y (N,C,P,Q), and with `return_indices` indices (N,C,P,Q), int64, flat
+    in (H,W).
+    """
+
+    op: str = option("max_pool2d", POOL_OPS)
+    n: int
+    c: int
+    h: int
+    w: int
+    p: int
+    q: int
+    r: int
+    s: int
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int] = (0, 0)
+    dilation: tuple[int, int] = (1, 1)
+    padding_end: tuple[int, int] | None = option(None)
+    count_include_pad: bool = option(True, (True, False))
+    divisor_override: int | None = option(None)
+    norm_type: float = option(2.0)
+    return_indices: bool = option(False, (False, True))
+    layout: str = option("contiguous", LAYOUTS)
+
+    def __post_init__(self) -> None:
+        self._check({"n": 0, "c": 0, "h": 1, "w": 1, "p": 0, "q": 0, "r": 1, "s": 1})
+        self._check({"stride": 1, "padding": 0, "dilation": 1})
+        for field in dataclasses.fields(self):
+            owner, value = _POOL_OPTION_OWNERS.get(field.name, self.op), getattr(self, field.name)
+            if owner != self.op and value != field.default:
+                raise ProblemError(f"{field.name} is {value!r}, which {owner} takes, not {self.op}")
+        if self.divisor_override == 0:
+            raise ProblemError("divisor_override is 0, expected another integer")
+        if self.norm_type <= 0:
+            raise ProblemError(f"norm_type is {self.norm_type}, expected > 0")
+        counted = self.op == "avg_pool2d" and self.count_include_pad and self.divisor_override is None
+        if not counted or self.padding_end == self._deduced_end():
+            object.__setattr__(self, "padding_end", None)
+
+    def _deduced_end(self) -> tuple[int, int]:
+        """(bottom, right) padding where none is declared: as before the start, or what more the outputs need."""
+        axes = zip(
+            (self.h, self.w),
+            (self.p, self.q),
+            (self.r, self.s),
+            self.stride,
+            self.padding_sides(),
+            self.dilation,
+            strict=True,
+        )
+        bottom, right = (
+            before if out <= output_size(size, window, stride, before, before, dilation, ceil=True) else after
+            for size, out, window, stride, (before, after), dilation in axes
+        )
+        return bottom, right
+
+    @property
+    def operation(self) -> str:
+        return self.op
+
+    padding_sides = ConvProblem.padding_sides
+
+    def counted_end(self) -> tuple[int, int]:
+        """(bottom, right) padding that `count_include_pad` counts into an average's divisor."""
+        return self.padding_end or self._deduced_end()
+
+    def inputs(self) -> dict[str, Shape]:
+        return {"x": (self.n, self.c, self.h, self.w)}
+
+    def outputs(self) -> dict[str, Shape]:
+        y = (self.n, self.c, self.p, self.q)
+        return {"y": y, "indices": y} if self.return_indices else {"y": y}
+
+    def reduction_length(self) -> int:
+        return self.r * self.s
+
+    def flops(self) -> int:
+        """One comparison or addition a tap; the p-norm's powers count as one more.
+
+        >>> parse("--op=max_pool2d mb1ic64ih112kh3sh2ph1").flops()
+        1806336
+        """
+        taps = self.n * self.c * self.p * self.q * self.r * self.s
+        return 2 * taps if self.op == "lp_pool2d" else taps
+
+    def min_bytes(self) -> int:
+        rows = _inputs_read(self.h, self.p, self.r, self.stride[0], self.padding[0], self.dilation[0])
+        cols = _inputs_read(self.w, self.q, self.s, self.stride[1], self.padding[1], self.dilation[1])
+        out = self.n * self.c * self.p * self.q
+        return self._bytes(self.n * self.c * rows * cols + out) + (8 * out if self.return_indices else 0)
+
+    def descriptor(self, minimal: bool = False) -> str:
+        if minimal:
+            return (f"mb{self.n}" if self.n != 2 else "") + f"ic{self.c}{_minimal_window(self)}"
+        return f"mb{self.n}ic{self.c}{_canonical_window(self)}"
+
+    @classmethod
+    def parse_descriptor(cls, line: str, **options: Any) -> PoolProblem:
+        values, name = _fields(line, ("mb", "ic", *_WINDOW_FIELDS))
+        _require(values, ("ic",), line)
+        return cls(name=name, n=values.get("mb", 2), c=values["ic"], **_parse_window(values, line), **options)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptivePoolProblem(Problem):
+    """Pooling to a given output size: window p covers rows floor(p*H/P) up to ceil((p+1)*H/P), PyTorch's rule.
+
+    Arrays: x (N,C,H,W), y (N,C,P,Q), and with `return_indices` (max only) indices (N,C,P,Q), int64, flat in (H,W).
+    """
+
+    op: str = option("adaptive_avg_pool2d", ADAPTIVE_POOL_OPS)
+    n: int
+    c: int
+    h: int
+    w: int
+    p: int
+    q: int
+    return_indices: bool = option(False, (False, True))
+    layout: str = option("contiguous", LAYOUTS)
+
+    def __post_init__(self) -> None:
+        self._check({"n": 0, "c": 0, "h": 1, "w": 1, "p": 0, "q": 0})
+        if self.return_indices and self.op != "adaptive_max_pool2d":
+            raise ProblemError(f"return_indices is True, which adaptive_max_pool2d takes, not {self.op}")
+
+    def options(self) -> list[str]:  # --op always: its default is what tells the class
+        return [f"--op={self.op}", *(word for word in super().options() if not word.startswith("--op="))]
+
+    @property
+    def operation(self) -> str:
+        return self.op
+
+    inputs = PoolProblem.inputs
+    outputs = PoolProblem.outputs
+
+    def windows(self) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+        """[(start, end)] of each output row's window, and of each output column's.
+
+        >>> parse("--op=adaptive_avg_pool2d mb1ic1ih7iw4oh3ow2").windows()
+        ([(0, 3), (2, 5), (4, 7)], [(0, 2), (2, 4)])
+        """
+
+        def along(size: int, out: int) -> list[tuple[int, int]]:
+            return [(i * size // out, -(-(i + 1) * size // out)) for i in range(out)]
+
+        return along(self.h, self.p), along(self.w, self.q)
+
+    def reduction_length(self) -> int:
+        rows, cols = self.windows()
+        return max((b - a for a, b in rows), default=0) * max((b - a for a, b in cols), default=0)
+
+    def flops(self) -> int:
+        rows, cols = self.windows()
+        return self.n * self.c * sum(b - a for a, b in rows) * sum(b - a for a, b in cols)
+
+    def min_bytes(self) -> int:
+        out = self.n * self.c * self.p * self.q
+        return self._bytes((self.n * self.c * self.h * self.w if out else 0) + out) + (
+            8 * out if self.return_indices else 0
+        )
+
+    def descriptor(self, minimal: bool = False) -> str:
+        square = minimal and (self.h, self.p) == (self.w, self.q)
+        sizes = f"ih{self.h}oh{self.p}" if square else f"ih{self.h}iw{self.w}oh{self.p}ow{self.q}"
+        return ("" if minimal and self.n == 2 else f"mb{self.n}") + f"ic{self.c}{sizes}"
+
+    @classmethod
+    def parse_descriptor(cls, line: str, **options: Any) -> AdaptivePoolProblem:
+        values, name = _fields(line, ("mb", "ic", "ih", "iw", "oh", "ow"))
+        _require(values, ("ic", "ih", "oh"), line)
+        if ("iw" in values) != ("ow" in values):
+            raise ProblemError(f"fields 'iw' and 'ow' go together in {line!r}")
+        h, p = values["ih"], values["oh"]
+        return cls(
+            name=name,
+            n=values.get("mb", 2),
+            c=values["ic"],
+            h=h,
+            w=values.get("iw", h),
+            p=p,
+            q=values.get("ow", p),
+            **options,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SoftmaxProblem(Problem):
+    """y = exp(x - max) / sum(exp(x - max)) along one axis, or its logarithm.  Arrays: x and y of shape `dims`."""
+
+    op: str = option("softmax", SOFTMAX_OPS)
+    dims: Shape
+    axis: int = option(1)
+
+    def __post_init__(self) -> None:
+        self._check({"dims": 0})
+        if not -len(self.dims) <= self.axis < len(self.dims):
+            raise ProblemError(
+                f"axis is {self.axis}, expected {-len(self.dims)} to {len(self.dims) - 1} for shape {self.dims}"
+            )
+        object.__setattr__(self, "axis", self.axis % len(self.dims))
+
+    def options(self) -> list[str]:
+        rest = (word for word in super().options() if not word.startswith(("--op=", "--axis=")))
+        return [f"--op={self.op}", f"--axis={self.axis}", *rest]
+
+    @property
+    def operation(self) -> str:
+        return self.op
+
+    def inputs(self) -> dict[str, Shape]:
+        return {"x": self.dims}
+
+    def outputs(self) -> dict[str, Shape]:
+        return {"y": self.dims}
+
+    def reduction_length(self) -> int:
+        return self.dims[self.axis]
+
+    def flops(self) -> int:
+        """Five an element: maximum, subtract, exponential, add, divide."""
+        return 5 * math.prod(self.dims)
+
+    def min_bytes(self) -> int:
+        return self._bytes(2 * math.prod(self.dims))
+
+    def descriptor(self, minimal: bool = False) -> str:
+        return "x".join(map(str, self.dims))
+
+    @classmethod
+    def parse_descriptor(cls, line: str, **options: Any) -> SoftmaxProblem:
+        sizes, _, name = line.partition("n")
+        words = sizes.rstrip("_").split("x")
+        for position, word in enumerate(words):
+            if not word.isdigit():
+                raise ProblemError(f"dimension {position} has value {word!r}, expected a number >= 0, in {line!r}")
+        return cls(name=name.strip('"'), dims=tuple(map(int, words)), **options)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinearProblem(Problem):
+    """y = act(x @ w.T + b).  Arrays: x (N,C), w (K,C), b (K,) where `bias`, y (N,K)."""
+
+    n: int
+    c: int
+    k: int
+    allow_tf32: bool = option(False, (False, True))
+    bias: bool = option(False, (False, True))
+    activation: str | None = option(None, (None, *ACTIVATIONS))
+
+    def __post_init__(self) -> None:
+        self._check({"n": 0, "c": 0, "k": 0})
+        if self.allow_tf32 and self.dtype != "float32":
+            raise ProblemError(f"allow_tf32 is for dtype float32, not {self.dtype}")
+
+    @property
+    def operation(self) -> str:
+        return "linear"
+
+    def inputs(self) -> dict[str, Shape]:
+        shapes: dict[str, Shape] = {"x": (self.n, self.c), "w": (self.k, self.c)}
+        return {**shapes, "b": (self.k,)} if self.bias else shapes
+
+    def outputs(self) -> dict[str, Shape]:
+        return {"y": (self.n, self.k)}
+
+    def reduction_length(self) -> int:
+        return self.c
+
+    def flops(self) -> int:
+        return 2 * self.n * self.c * self.k
+
+    def min_bytes(self) -> int:
+        return self._bytes(self.n * self.c + self.k * self.c + (self.k if self.bias else 0) + self.n * self.k)
+
+    def descriptor(self, minimal: bool = False) -> str:
+        return ("" if minimal and self.n == 2 else f"mb{self.n}") + f"ic{self.c}oc{self.k}"
+
+    @classmethod
+    def parse_descriptor(cls, line: str, **options: Any) -> LinearProblem:
+        values, name = _fields(line, ("mb", "ic", "oc"))
+        _require(values, ("ic", "oc"), line)
+        return cls(name=name, n=values.get("mb", 2), c=values["ic"], k=values["oc"], **options)
+
+
+# Text -----------------------------------------------------------------------------------------------------------------
+
+
+def _require(values: dict[str, int], keys: tuple[str, ...], line: str) -> None:
+    for key in keys:
+        if key not in values:
+            raise ProblemError(f"field {key!r} is missing in {line!r}")
+
+
+def _parse_window(values: dict[str, int], line: str) -> dict[str, Any]:
+    h, w = _axes(values, line)
+    sizes = {"h": h.size, "w": w.size, "p": h.out, "q": w.out, "r": h.window, "s": w.window}
+    return {
+        **sizes,
+        "stride": (h.stride, w.stride),
+        "padding": (h.before, w.before),
+        "dilation": (h.dilation, w.dilation),
+    }
+
+
+def _canonical_window(problem: Any, filters: str = "") -> str:
+    (sh, sw), (ph, pw), (dh, dw) = problem.stride, problem.padding, problem.dilation
+    sizes = f"ih{problem.h}iw{problem.w}{filters}oh{problem.p}ow{problem.q}kh{problem.r}kw{problem.s}"
+    return sizes + f"sh{sh}sw{sw}ph{ph}pw{pw}" + (f"dh{dh - 1}dw{dw - 1}" if (dh, dw) != (1, 1) else "")
+
+
+def _minimal_window(problem: Any) -> str:
+    h = _Axis(problem.h, problem.p, problem.r, problem.stride[0], problem.padding[0], problem.dilation[0])
+    w = _Axis(problem.w, problem.q, problem.s, problem.stride[1], problem.padding[1], problem.dilation[1])
+    if h == w:
+        return h.minimal("h")
+    return w.minimal("w") if h == _Axis.absent() else h.minimal("h") + w.minimal("w")
+
+
+_CLASSES: dict[str, type[Problem]] = {
+    "conv2d": ConvProblem,
+    "linear": LinearProblem,
+    **dict.fromkeys(POOL_OPS, PoolProblem),
+    **dict.fromkeys(ADAPTIVE_POOL_OPS, AdaptivePoolProblem),
+    **dict.fromkeys(SOFTMAX_OPS, SoftmaxProblem),
+}
+OPERATIONS = tuple(_CLASSES)
+
+
+def _option_value(field: dataclasses.Field[Any], text: str | None) -> Any:
+    """The value of `--name=text` (text None: a bare `--name`), read as the field's default or annotation says."""
+    kind = str(field.type)
+    try:
+        if "bool" in kind:
+            return {None: True, "true": True, "false": False}[text]
+        if text is None:
+            raise ValueError
+        if "tuple" in kind:
+            first, second = text.split("x")
+            return int(first), int(second)
+        return int(text) if "int" in kind else float(text) if "float" in kind else None if text == "none" else text
+    except (KeyError, ValueError):
+        raise ProblemError(f"option --{field.name.replace('_', '-')} has value {text!r}, expected {kind}") from None
+
+
+def parse(line: str, **defaults: Any) -> Any:
+    """A line -> its problem.  `defaults` are options that hold where the line does not name them, if it has them.
+
+    Raises ProblemError (a ValueError) that names the field, the value and its position.
+
+    >>> p = parse("g1mb50ic3ih224iw224oc64oh112ow112kh7kw7sh2sw2ph3pw3")
+    >>> p.outputs(), p.padding_sides()
+    ({'y': (50, 64, 112, 112)}, ((3, 2), (3, 2)))
+    >>> parse(str(p)) == p
+    True
+    >>> parse("--op=softmax --axis=-1 64x1000").dims
+    (64, 1000)
+    """
+    rest, given = line.strip(), {}
+    while rest.startswith("--"):
+        word, _, rest = rest.partition(" ")
+        name, equals, value = word[2:].partition("=")
+        given[name.replace("-", "_")] = value if equals else None
+        rest = rest.lstrip()
+    if not rest:
+        raise ProblemError(f"no problem in {line!r}")
+    operation = given.pop("op", None) or "conv2d"
+    if operation not in _CLASSES:
+        raise ProblemError(f"unknown --op={operation} in {line!r}; known: {', '.join(_CLASSES)}")
+    cls = _CLASSES[operation]
+    fields = {field.name: field for field in dataclasses.fields(cls) if field.metadata.get("option")}
+    options = {name: value for name, value in defaults.items() if name in fields}
+    for name, value in given.items():
+        if name not in fields or name == "op":
+            known = ", ".join("--" + key.replace("_", "-") for key in fields)
+            raise ProblemError(f"unknown option --{name.replace('_', '-')} for {operation} in {line!r}; known: {known}")
+        options[name] = _option_value(fields[name], value)
+    if "op" in fields:
+        options["op"] = operation
+    try:
+        return cls.parse_descriptor(rest, **options)  # pyright: ignore[reportAttributeAccessIssue]
+    except ProblemError as error:
+        raise error if repr(rest) in str(error) else ProblemError(f"{error}, in {line!r}") from None

@@ -1,0 +1,192 @@
+"""What a strategy is, and the registry of them.
+
+A strategy is one way to compute an operator: one module, one class, one line in `STRATEGIES`.  Listing the registry
+imports nothing; a strategy's module, and with it torch, CuPy or Triton, is imported when the strategy is first asked.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, ClassVar
+
+from .problem import Problem
+
+STRATEGIES = (  # the folder's name, then the strategy's; in the order in which tables show them
+    "conv.torch",
+    "conv.numpy_direct",
+    "conv.numpy_im2col_gemm",
+    "conv.numpy_winograd_f2x3",
+    "conv.numpy_winograd_f4x3",
+    "conv.numpy_fft",
+    "conv.cupy_direct",
+    "conv.cupy_im2col_gemm",
+    "conv.triton_implicit_gemm",
+    "pool.torch",
+    "pool.numpy",
+    "pool.cupy_max_pool",
+    "pool.triton_max_pool",
+    "pool.triton_avg_pool",
+    "softmax.torch",
+    "softmax.numpy",
+    "softmax.cupy_softmax",
+    "softmax.triton_softmax",
+    "linear.torch",
+    "linear.numpy",
+)
+
+FAMILIES = {  # folder -> the operators that its strategies may compute
+    "conv": ("conv2d",),
+    "pool": ("max_pool2d", "avg_pool2d", "sum_pool2d", "lp_pool2d", "adaptive_max_pool2d", "adaptive_avg_pool2d"),
+    "softmax": ("softmax", "log_softmax"),
+    "linear": ("linear",),
+}
+
+Arrays = Sequence[Any]
+Stage = Callable[[Arrays, Arrays, Any], Arrays | None]  # (inputs, outputs, workspace)
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A prepared strategy: calling it only launches, and returns the arrays that hold the result.
+
+    `launch(inputs, outputs)` takes the arrays in the order of `problem.inputs()` and `problem.outputs()`, in the
+    strategy's array library and on its device.  A kernel writes every element of every output, and these are returned.
+    A library's function that allocates its result is not made to copy it: its stage returns arrays of its own, which
+    take the place of `outputs`.
+
+    `stages` are its parts in order, so that a bench can time them apart; `allocate` takes the workspace that they
+    share from the library's pool.
+    """
+
+    stages: tuple[tuple[str, Stage], ...]
+    allocate: Callable[[], Any] = lambda: None
+
+    @classmethod
+    def of(cls, kernel: Callable[[Arrays, Arrays], Arrays | None], name: str = "kernel") -> Launch:
+        """A launch of one stage that needs no workspace."""
+        return cls(((name, lambda inputs, outputs, _: kernel(inputs, outputs)),))
+
+    def __call__(self, inputs: Arrays, outputs: Arrays) -> Arrays:
+        workspace = self.allocate()
+        for _, stage in self.stages:
+            outputs = stage(inputs, outputs, workspace) or outputs
+        return outputs
+
+
+class Strategy:
+    """Base of all strategies.  A subclass sets the attributes, `limits` and `prepare`, and what differs of the rest.
+
+    name         as in the registry, tables, records and the tuned table
+    operations   the operators that it computes: "conv2d", "max_pool2d", ...
+    devices      where it runs at full speed: "cpu", "cuda"
+    interpreted  it runs on host arrays too where it is named: slow, exact, for tests and for learning
+    library      whose arrays a launch takes: "numpy", "torch" or "cupy"
+    algorithm    whose error bound holds: "direct", "winograd_f2x3", "winograd_f4x3", "fft" or "vendor" (any of them)
+    stages       the names of its launch's stages
+    allocates    its launch returns arrays of its own and does not look at `outputs`
+    """
+
+    name: ClassVar[str]
+    operations: ClassVar[tuple[str, ...]]
+    devices: ClassVar[tuple[str, ...]]
+    interpreted: ClassVar[bool] = False
+    library: ClassVar[str]
+    algorithm: ClassVar[str] = "direct"
+    stages: ClassVar[tuple[str, ...]] = ("kernel",)
+    allocates: ClassVar[bool] = False
+
+    def unsupported(self, problem: Problem, device: str) -> list[str]:
+        """Every reason why this strategy cannot compute `problem` on `device`, each a sentence; [] means it runs."""
+        reasons = []
+        if problem.operation not in self.operations:
+            reasons.append(f"It computes {', '.join(self.operations)}, not {problem.operation}.")
+        if device not in self.devices and not (self.interpreted and device == "cpu"):
+            reasons.append(f"It runs on {' and '.join(self.devices)}, not on {device}.")
+        return reasons or self.limits(problem, device)
+
+    def limits(self, problem: Any, device: str) -> list[str]:
+        """The reasons that lie in the problem itself, where operator and device fit."""
+        return []
+
+    def prepare(self, problem: Any, device: str, **config: Any) -> Launch:
+        """Compile and choose tiles for `problem`, which `unsupported` has accepted."""
+        raise NotImplementedError
+
+    def workspace_bytes(self, problem: Any) -> int:
+        """Device memory that a launch needs beside its inputs and outputs."""
+        return 0
+
+    def executed_flops(self, problem: Any) -> int:
+        """Floating-point operations that it executes: Winograd fewer than `problem.flops()`, im2col as many."""
+        return problem.flops()
+
+    def configs(self, problem: Any) -> list[dict[str, Any]]:
+        """What a tuner may pass to `prepare`; the default first."""
+        return [{}]
+
+    def __repr__(self) -> str:
+        return f"<strategy {self.name}: {', '.join(self.operations)}>"
+
+
+class Missing(Strategy):
+    """Stands for a strategy whose module cannot be imported here; it supports nothing, and says why."""
+
+    devices = ()
+    library = "numpy"
+
+    def __init__(self, family: str, name: str, package: str) -> None:
+        self.name = name  # pyright: ignore[reportAttributeAccessIssue]
+        self.operations = FAMILIES[family]  # pyright: ignore[reportAttributeAccessIssue]
+        self.reason = f"It needs the package {package}, which is not installed."
+
+    def unsupported(self, problem: Problem, device: str) -> list[str]:
+        return [self.reason]
+
+
+@cache
+def load(entry: str) -> Strategy:
+    """The strategy of a registry entry such as "conv.cupy_direct"; a `Missing` where a package it needs is missing."""
+    family, name = entry.split(".")
+    try:
+        if name.startswith("triton_"):
+            from . import triton_host
+
+            return triton_host.load(f"{__package__}.{entry}")
+        return importlib.import_module(f".{entry}", __package__).strategy
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in ("numpy", "torch", "cupy", "triton"):
+            raise
+        return Missing(family, name, package)
+
+
+def family_of(operation: str) -> str:
+    """The folder whose strategies may compute an operator: "max_pool2d" -> "pool"."""
+    return next(family for family, operations in FAMILIES.items() if operation in operations)
+
+
+def strategies(operation: str) -> list[Strategy]:
+    """Every strategy that computes `operation`, or might if its packages were installed, in registry order."""
+    family = family_of(operation)
+    found = [load(entry) for entry in STRATEGIES if entry.startswith(family + ".")]
+    return [strategy for strategy in found if operation in strategy.operations]
+
+
+def find(operation: str, name: str) -> Strategy:
+    """The strategy of that name; ValueError with near names where there is none.
+
+    >>> find("conv2d", "numpy_dircet")
+    Traceback (most recent call last):
+    ValueError: strategy is 'numpy_dircet', unknown for conv2d; did you mean numpy_direct or cupy_direct? known: ...
+    """
+    family = family_of(operation)
+    names = [entry.split(".")[1] for entry in STRATEGIES if entry.startswith(family + ".")]
+    if name in names:
+        return load(f"{family}.{name}")
+    near = difflib.get_close_matches(str(name), names, n=2)
+    hint = f"did you mean {' or '.join(near)}? " if near else ""
+    raise ValueError(f"strategy is {name!r}, unknown for {operation}; {hint}known: {', '.join(names)}")

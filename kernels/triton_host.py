@@ -1,0 +1,38 @@
+"""Triton on a machine with no GPU: strategies' kernels run in Triton's interpreter, on host arrays.
+
+Triton decides when a function is decorated whether `@triton.jit` compiles or interprets it.  So the choice is made
+once, when the first Triton strategy is loaded: with a GPU they compile; without one, `interpret()` comes first.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Any
+
+from .arrays import has_gpu
+
+
+def load(module: str) -> Any:
+    """Import a Triton strategy's module, its kernels compiled on a machine with a GPU and interpreted without one."""
+    if module not in sys.modules and not has_gpu():
+        interpret()
+    return importlib.import_module(module).strategy
+
+
+def interpret() -> None:
+    """From here on `@triton.jit` interprets, in this process; Triton's own library (tl.sum, tl.max, ...) too."""
+    import triton.language as tl
+    from triton import knobs
+    from triton.runtime.interpreter import InterpretedFunction
+    from triton.runtime.jit import JITFunction
+
+    knobs.runtime.interpret = True
+    if not isinstance(tl.sum, JITFunction):
+        return
+    modules = [module for name, module in sys.modules.items() if f"{name}.".startswith("triton.language.")]
+    replaced: dict[int, Any] = {}
+    for owner in (*modules, tl.tensor):
+        for name, value in list(vars(owner).items()):
+            if isinstance(value, JITFunction):
+                setattr(owner, name, replaced.setdefault(id(value), InterpretedFunction(value.fn)))
