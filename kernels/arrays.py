@@ -146,27 +146,29 @@ def empty(shape: Sequence[int], dtype: str, layout: str, library: str, place: tu
 
 
 def view(array: Array, library: str) -> Array:
-    """The same memory as an array of another library."""
-    own = library_of(array)
-    if own == library:
-        return array
+    """The same memory as an array of a library; a bfloat16 one as CuPy's int16, whatever it comes from.
+
+    On a GPU, call it where `launching` holds, so that no stream has to wait for another.
+    """
+    own, half = library_of(array), dtype_of(array) == "bfloat16"
     if library == "numpy":
-        return array.detach().numpy()
-    if own == "numpy":
+        return array.detach().numpy() if own == "torch" else array
+    if library == "torch":
+        if own == "torch":
+            return array
         import torch
 
-        return torch.from_numpy(array)
-    half = dtype_of(array) == "bfloat16"
-    if library == "cupy":
-        import cupy
-        import torch
-
-        array = array.detach()
-        return cupy.from_dlpack(array.view(torch.int16) if half else array)
+        if own == "numpy":
+            return torch.from_numpy(array)
+        tensor = torch.from_dlpack(array.view("int16") if half else array)
+        return tensor.view(torch.bfloat16) if half else tensor
+    if own == "cupy":
+        return array.view("int16") if half else array
+    import cupy
     import torch
 
-    tensor = torch.from_dlpack(array.view("int16") if half else array)
-    return tensor.view(torch.bfloat16) if half else tensor
+    array = array.detach()
+    return cupy.from_dlpack(array.view(torch.int16) if half else array)
 
 
 def to_numpy(array: Array) -> np.ndarray:

@@ -40,22 +40,31 @@ def run(problem: Problem, inputs: list[Array], strategy: str | None, out: Array 
     dtypes = problem.dtypes()
     shapes = problem.outputs()
     if not any(math.prod(shape) for shape in shapes.values()):
-        return tuple(empty(shape, dtypes[name], layout, library, place) for name, shape in shapes.items())
+        nothing = [empty(shape, dtypes[name], layout, library, place) for name, shape in shapes.items()]
+        return tuple(nothing if out is None else [out, *nothing[1:]])
 
     chosen, launch = prepared(problem, *place, strategy)
-    ready = [view(with_layout(array, layout), chosen.library) for array in inputs]
-    outputs: list[Array] = []
+    ready = [with_layout(array, layout) for array in inputs]
+    results: list[Array] = []
     if not chosen.allocates:
-        outputs = [empty(shape, dtypes[name], layout, library, place) for name, shape in shapes.items()]
+        results = [empty(shape, dtypes[name], layout, library, place) for name, shape in shapes.items()]
         if out is not None and layout_of(out) == layout:
-            outputs[0] = out
+            results[0] = out
     with launching(chosen.library, first):
-        computed = launch(ready, [view(array, chosen.library) for array in outputs])
-        results = [with_layout(view(array, library), layout) for array in computed] if chosen.allocates else outputs
+        inputs, outputs = ([view(array, chosen.library) for array in side] for side in (ready, results))
+        computed = launch(inputs, outputs)
+        if chosen.allocates:
+            results = [with_layout(_returned(array, library, first), layout) for array in computed]
     if out is not None and results[0] is not out:
         out[...] = results[0]
         results[0] = out
     return tuple(results)
+
+
+def _returned(array: Array, library: str, like: Array) -> Array:
+    """A strategy's own array in the caller's library; CuPy's bfloat16, if that is what the caller has."""
+    array = view(array, library)
+    return array.view(like.dtype) if dtype_of(array) == "int16" else array
 
 
 # Convolution ----------------------------------------------------------------------------------------------------------

@@ -90,19 +90,19 @@ def _inputs_read(size: int, out: int, window: int, stride: int, before: int, dil
 _FIELD = re.compile(r"_*([a-z]+)(-?\d*)")
 
 
-def _fields(line: str, known: tuple[str, ...]) -> tuple[dict[str, int], str]:
-    """`mb2ic3..n"name"` -> ({field: value}, name)."""
+def _fields(line: str, offset: int, known: tuple[str, ...]) -> tuple[dict[str, int], str]:
+    """`mb2ic3..n"name"` -> ({field: value}, name); `offset` is what stood before it, in positions that errors name."""
     values: dict[str, int] = {}
     at = 0
     while at < len(line):
         match = _FIELD.match(line, at)
         if not match:
-            raise ProblemError(f"expected a field at position {at}, found {line[at:]!r}, in {line!r}")
+            raise ProblemError(f"expected a field at position {offset + at}, found {line[at:]!r}")
         key, digits = match.groups()
         if key.startswith("n") and key not in known:  # the name is the rest of the line
             name = line[match.start(1) + 1 :]
             return values, name[1:-1] if len(name) >= 2 and name[0] == name[-1] == '"' else name
-        where = f"at position {match.start(1)} in {line!r}"
+        where = f"at position {offset + match.start(1)}"
         if key in ("id", "od", "kd", "sd", "pd", "dd"):
             raise ProblemError(f"3-D not supported: field {key!r} with value {digits!r} {where}")
         if key not in known:
@@ -133,29 +133,27 @@ class _Axis:
         return cls(1, 1, 1, 1, 0, 1)
 
     @classmethod
-    def of(cls, values: dict[str, int], axis: str, line: str) -> _Axis | None:
+    def of(cls, values: dict[str, int], axis: str) -> _Axis | None:
         given = {key[0]: value for key, value in values.items() if len(key) == 2 and key[1] == axis}
         if not given:
             return None
         for key in "ik":
             if key not in given:
-                raise ProblemError(f"field '{key}{axis}' is missing in {line!r}")
+                raise ProblemError(f"field '{key}{axis}' is missing")
         size, window, stride, dilation = given["i"], given["k"], given.get("s", 1), given.get("d", 0) + 1
         if stride < 1:
-            raise ProblemError(f"field 's{axis}' has value {stride}, expected >= 1, in {line!r}")
+            raise ProblemError(f"field 's{axis}' has value {stride}, expected >= 1")
         out, before = given.get("o"), given.get("p")
         if out is None:
             before = before or 0
             out = output_size(size, window, stride, before, before, dilation)
             if out < 1:
-                raise ProblemError(
-                    f"no output along {axis}: 'k{axis}' {window} is larger than the padded 'i{axis}' in {line!r}"
-                )
+                raise ProblemError(f"no output along {axis}: 'k{axis}' {window} is larger than the padded 'i{axis}'")
         elif before is None:
             before = int(padding_after(size, out, window, stride, 0, dilation) / 2)
             if before < 0:
                 raise ProblemError(
-                    f"field 'o{axis}' has value {out}: the padding deduced from it, {before}, is negative, in {line!r}"
+                    f"field 'o{axis}' has value {out}: the padding deduced from it, {before}, is negative"
                 )
         return cls(size, out, window, stride, before, dilation)
 
@@ -173,10 +171,10 @@ class _Axis:
 _WINDOW_FIELDS = tuple(key + axis for key in "iokspd" for axis in "hw")
 
 
-def _axes(values: dict[str, int], line: str) -> tuple[_Axis, _Axis]:
-    h, w = _Axis.of(values, "h", line), _Axis.of(values, "w", line)
+def _axes(values: dict[str, int]) -> tuple[_Axis, _Axis]:
+    h, w = _Axis.of(values, "h"), _Axis.of(values, "w")
     if h is None and w is None:
-        raise ProblemError(f"field 'ih' (or 'iw') is missing in {line!r}")
+        raise ProblemError("field 'ih' (or 'iw') is missing")
     if w is None:
         assert h is not None
         return h, h
@@ -231,6 +229,11 @@ class Problem:
 
     def descriptor(self, minimal: bool = False) -> str:
         """The line without options."""
+        raise NotImplementedError
+
+    @classmethod
+    def parse_descriptor(cls, line: str, offset: int, **options: Any) -> Problem:
+        """The problem of a line without options, which stand in `offset` characters before it."""
         raise NotImplementedError
 
     @property
@@ -326,7 +329,7 @@ class ConvProblem(Problem):
     descriptor_op: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        self._check({"n": 0, "c": 1, "h": 0, "w": 0, "k": 1, "p": 0, "q": 0, "r": 1, "s": 1})
+        self._check({"n": 0, "c": 0, "h": 0, "w": 0, "k": 1, "p": 0, "q": 0, "r": 1, "s": 1})
         self._check({"stride": 1, "padding": 0, "dilation": 1, "groups": 1})
         if self.c % self.groups or self.k % self.groups:
             raise ProblemError(f"groups is {self.groups}, expected a divisor of C = {self.c} and of K = {self.k}")
@@ -394,11 +397,11 @@ class ConvProblem(Problem):
         return f"g{self.groups}mb{self.n}ic{self.c}{_canonical_window(self, f'oc{self.k}')}"
 
     @classmethod
-    def parse_descriptor(cls, line: str, **options: Any) -> ConvProblem:
-        values, name = _fields(line, ("g", "mb", "ic", "oc", *_WINDOW_FIELDS))
-        _require(values, ("ic", "oc"), line)
+    def parse_descriptor(cls, line: str, offset: int, **options: Any) -> ConvProblem:
+        values, name = _fields(line, offset, ("g", "mb", "ic", "oc", *_WINDOW_FIELDS))
+        _require(values, ("ic", "oc"))
         sizes = {"n": values.get("mb", 2), "c": values["ic"], "k": values["oc"], "groups": values.get("g", 1)}
-        return cls(name=name, **sizes, **_parse_window(values, line), **options)
+        return cls(name=name, **sizes, **_parse_window(values), **options)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -503,10 +506,10 @@ class PoolProblem(Problem):
         return f"mb{self.n}ic{self.c}{_canonical_window(self)}"
 
     @classmethod
-    def parse_descriptor(cls, line: str, **options: Any) -> PoolProblem:
-        values, name = _fields(line, ("mb", "ic", *_WINDOW_FIELDS))
-        _require(values, ("ic",), line)
-        return cls(name=name, n=values.get("mb", 2), c=values["ic"], **_parse_window(values, line), **options)
+    def parse_descriptor(cls, line: str, offset: int, **options: Any) -> PoolProblem:
+        values, name = _fields(line, offset, ("mb", "ic", *_WINDOW_FIELDS))
+        _require(values, ("ic",))
+        return cls(name=name, n=values.get("mb", 2), c=values["ic"], **_parse_window(values), **options)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -573,11 +576,11 @@ class AdaptivePoolProblem(Problem):
         return ("" if minimal and self.n == 2 else f"mb{self.n}") + f"ic{self.c}{sizes}"
 
     @classmethod
-    def parse_descriptor(cls, line: str, **options: Any) -> AdaptivePoolProblem:
-        values, name = _fields(line, ("mb", "ic", "ih", "iw", "oh", "ow"))
-        _require(values, ("ic", "ih", "oh"), line)
+    def parse_descriptor(cls, line: str, offset: int, **options: Any) -> AdaptivePoolProblem:
+        values, name = _fields(line, offset, ("mb", "ic", "ih", "iw", "oh", "ow"))
+        _require(values, ("ic", "ih", "oh"))
         if ("iw" in values) != ("ow" in values):
-            raise ProblemError(f"fields 'iw' and 'ow' go together in {line!r}")
+            raise ProblemError("fields 'iw' and 'ow' go together")
         h, p = values["ih"], values["oh"]
         return cls(
             name=name,
@@ -635,12 +638,12 @@ class SoftmaxProblem(Problem):
         return "x".join(map(str, self.dims))
 
     @classmethod
-    def parse_descriptor(cls, line: str, **options: Any) -> SoftmaxProblem:
+    def parse_descriptor(cls, line: str, offset: int, **options: Any) -> SoftmaxProblem:
         sizes, _, name = line.partition("n")
         words = sizes.rstrip("_").split("x")
         for position, word in enumerate(words):
             if not word.isdigit():
-                raise ProblemError(f"dimension {position} has value {word!r}, expected a number >= 0, in {line!r}")
+                raise ProblemError(f"dimension {position} has value {word!r}, expected a number >= 0")
         return cls(name=name.strip('"'), dims=tuple(map(int, words)), **options)
 
 
@@ -684,23 +687,23 @@ class LinearProblem(Problem):
         return ("" if minimal and self.n == 2 else f"mb{self.n}") + f"ic{self.c}oc{self.k}"
 
     @classmethod
-    def parse_descriptor(cls, line: str, **options: Any) -> LinearProblem:
-        values, name = _fields(line, ("mb", "ic", "oc"))
-        _require(values, ("ic", "oc"), line)
+    def parse_descriptor(cls, line: str, offset: int, **options: Any) -> LinearProblem:
+        values, name = _fields(line, offset, ("mb", "ic", "oc"))
+        _require(values, ("ic", "oc"))
         return cls(name=name, n=values.get("mb", 2), c=values["ic"], k=values["oc"], **options)
 
 
 # Text -----------------------------------------------------------------------------------------------------------------
 
 
-def _require(values: dict[str, int], keys: tuple[str, ...], line: str) -> None:
+def _require(values: dict[str, int], keys: tuple[str, ...]) -> None:
     for key in keys:
         if key not in values:
-            raise ProblemError(f"field {key!r} is missing in {line!r}")
+            raise ProblemError(f"field {key!r} is missing")
 
 
-def _parse_window(values: dict[str, int], line: str) -> dict[str, Any]:
-    h, w = _axes(values, line)
+def _parse_window(values: dict[str, int]) -> dict[str, Any]:
+    h, w = _axes(values)
     sizes = {"h": h.size, "w": w.size, "p": h.out, "q": w.out, "r": h.window, "s": w.window}
     return {
         **sizes,
@@ -763,28 +766,33 @@ def parse(line: str, **defaults: Any) -> Any:
     >>> parse("--op=softmax --axis=-1 64x1000").dims
     (64, 1000)
     """
-    rest, given = line.strip(), {}
+    try:
+        return _parse(line.strip(), defaults)
+    except ProblemError as error:
+        raise ProblemError(f"{error}, in {line.strip()!r}") from None
+
+
+def _parse(line: str, defaults: dict[str, Any]) -> Any:
+    rest, given = line, {}
     while rest.startswith("--"):
         word, _, rest = rest.partition(" ")
         name, equals, value = word[2:].partition("=")
         given[name.replace("-", "_")] = value if equals else None
         rest = rest.lstrip()
     if not rest:
-        raise ProblemError(f"no problem in {line!r}")
-    operation = given.pop("op", None) or "conv2d"
+        raise ProblemError("no problem")
+    operation = given.pop("op", "conv2d")
     if operation not in _CLASSES:
-        raise ProblemError(f"unknown --op={operation} in {line!r}; known: {', '.join(_CLASSES)}")
+        raise ProblemError(f"unknown --op={operation}; known: {', '.join(_CLASSES)}")
     cls = _CLASSES[operation]
     fields = {field.name: field for field in dataclasses.fields(cls) if field.metadata.get("option")}
+    has_op = fields.pop("op", None) is not None
     options = {name: value for name, value in defaults.items() if name in fields}
     for name, value in given.items():
-        if name not in fields or name == "op":
+        if name not in fields:
             known = ", ".join("--" + key.replace("_", "-") for key in fields)
-            raise ProblemError(f"unknown option --{name.replace('_', '-')} for {operation} in {line!r}; known: {known}")
+            raise ProblemError(f"unknown option --{name.replace('_', '-')} for {operation}; known: {known}")
         options[name] = _option_value(fields[name], value)
-    if "op" in fields:
+    if has_op:
         options["op"] = operation
-    try:
-        return cls.parse_descriptor(rest, **options)  # pyright: ignore[reportAttributeAccessIssue]
-    except ProblemError as error:
-        raise error if repr(rest) in str(error) else ProblemError(f"{error}, in {line!r}") from None
+    return cls.parse_descriptor(rest, len(line) - len(rest), **options)

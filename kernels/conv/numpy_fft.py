@@ -49,8 +49,9 @@ class NumpyFft(NumpyConv):
         dilated = np.zeros((*w.shape[:2], window_extent(p.r, dh), window_extent(p.s, dw)), w.dtype)
         dilated[:, :, ::dh, ::dw] = w
 
-        spectra = np.fft.rfft2(x, size).reshape(p.n, p.groups, p.c // p.groups, -1)
-        filters = np.fft.rfft2(dilated, size).conj().reshape(p.groups, p.k // p.groups, p.c // p.groups, -1)
+        frequencies = size[0] * (size[1] // 2 + 1)
+        spectra = np.fft.rfft2(x, size).reshape(p.n, p.groups, p.c // p.groups, frequencies)
+        filters = np.fft.rfft2(dilated, size).conj().reshape(p.groups, p.k // p.groups, p.c // p.groups, frequencies)
         # [F, G, K/G, C/G] @ [F, G, C/G, N]: one small matrix product a frequency and group
         product = np.ascontiguousarray(filters.transpose(3, 0, 1, 2)) @ np.ascontiguousarray(
             spectra.transpose(3, 1, 2, 0)

@@ -36,6 +36,9 @@ def padded(x: torch.Tensor, problem: ConvProblem) -> torch.Tensor:
 class TorchConv(TorchStrategy):
     operations = ("conv2d",)
 
+    def limits(self, problem: ConvProblem, device: str) -> list[str]:
+        return [] if problem.c else ["torch returns no output channels where there are no input channels."]
+
     def prepare(self, problem: ConvProblem, device: str, **config: Any) -> Launch:
         own_padding = pads_itself(problem)
         padding = problem.padding if own_padding else (0, 0)

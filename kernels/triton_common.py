@@ -1,0 +1,200 @@
+"""What the Triton strategies share: `Plan`, a launch decided before any array is at hand, and device functions.
+
+All run-time integers of a kernel are marked `do_not_specialize`, so that layers of other sizes share its machine code.
+What the compiler must know of them to move 16 bytes at a time, it is told by a compile-time divisor: `C // V * V`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+import triton
+import triton.language as tl
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from .arrays import has_gpu
+from .problem import DTYPES, Problem
+from .strategy import Launch, Strategy
+
+TYPES = {
+    "float64": tl.float64,
+    "float32": tl.float32,
+    "float16": tl.float16,
+    "bfloat16": tl.bfloat16,
+    "int64": tl.int64,
+}
+PROGRAMS = 132  # enough to give work to every multiprocessor of an H100 or H200 (an A100 has 108)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One launch of a Triton kernel: all but the arrays.  It compiles for any GPU without one, and it launches.
+
+    pointers   the kernel's array parameters by name, with their dtypes, in the order in which a launch is given them
+    arguments  all its other parameters by name; None for an array that the problem does not have
+    """
+
+    kernel: Any
+    grid: tuple[int, ...]
+    pointers: dict[str, str]
+    arguments: dict[str, Any]
+    num_warps: int
+    num_stages: int = 1
+
+    def __call__(self, *arrays: torch.Tensor) -> None:
+        """Launch on the arrays' device and torch's current stream; on host arrays, interpret."""
+        given = dict(zip(self.pointers, arrays, strict=True))
+        with np.errstate(all="ignore"):  # the interpreter's NumPy would warn of what a GPU does silently
+            self.kernel[self.grid](**given, **self.arguments, num_warps=self.num_warps, num_stages=self.num_stages)
+
+    def warm_up(self) -> None:
+        """Compile for the current device what a launch will need; nothing where kernels are interpreted."""
+        given = {name: torch.empty(0, dtype=getattr(torch, dtype)) for name, dtype in self.pointers.items()}
+        self.kernel.warmup(
+            **given, **self.arguments, num_warps=self.num_warps, num_stages=self.num_stages, grid=self.grid
+        )
+
+    def compile(self, capability: int) -> Any:
+        """Triton's CompiledKernel for sm_<capability>: what a launch there compiles, made with no GPU.
+
+        Arrays are taken to start at a multiple of 16 bytes, as a library's allocator places them.
+        """
+        signature, constants, attributes = {}, {}, {}
+        for position, parameter in enumerate(self.kernel.params):
+            name, value = parameter.name, self.arguments.get(parameter.name)
+            if name in self.pointers:
+                signature[name] = f"*{TYPES[self.pointers[name]]}"
+                attributes[(position,)] = [["tt.divisibility", 16]]
+            elif parameter.is_constexpr or value is None:
+                signature[name], constants[name] = "constexpr", value
+            else:
+                signature[name] = "fp32" if isinstance(value, float) else "i32" if -(2**31) <= value < 2**31 else "i64"
+        source = ASTSource(self.kernel, signature, constants, attributes)
+        options = {"num_warps": self.num_warps, "num_stages": self.num_stages}
+        return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+
+
+class TritonStrategy(Strategy):
+    """One Triton kernel on torch tensors: a subclass says by `plan` how a problem is launched."""
+
+    devices: ClassVar = ("cuda",)
+    interpreted: ClassVar = True
+    library: ClassVar = "torch"
+
+    def limits(self, problem: Any, device: str) -> list[str]:
+        if device == "cpu" and has_gpu():
+            return ["Its kernels were compiled for the GPU that this process sees; host arrays need the interpreter."]
+        return []
+
+    def plan(self, problem: Any, **config: int) -> Plan:
+        """The launch that computes `problem`, with the tiles of one of `configs(problem)`, by default the first."""
+        raise NotImplementedError
+
+    def prepare(self, problem: Any, device: str, **config: int) -> Launch:
+        plan = self.plan(problem, **config)
+        plan.warm_up()
+        return Launch.of(lambda inputs, outputs: plan(*inputs, *outputs))
+
+
+def pointers(problem: Problem) -> dict[str, str]:
+    """Every array of the problem, inputs first, with its dtype."""
+    dtypes = problem.dtypes()
+    return {name: dtypes[name] for name in (*problem.inputs(), *problem.outputs())}
+
+
+def wide(problem: Problem) -> bool:
+    """Whether indices need 64 bits: an array has 2**31 elements, or so nearly that a last tile may count past them.
+
+    >>> from gpucnn.kernels.problem import parse
+    >>> wide(parse("--op=softmax 65536x32767")), wide(parse("--op=softmax 65536x32768"))
+    (False, True)
+    """
+    shapes = (*problem.inputs().values(), *problem.outputs().values())
+    return max(map(math.prod, shapes)) > 2**31 - 2**16
+
+
+def vector(problem: Problem, *sizes: int) -> int:
+    """The largest power of two, up to a 16-byte vector's elements, that divides every size.
+
+    >>> from gpucnn.kernels.problem import parse
+    >>> problem = parse("--dtype=float16 --op=softmax 2x1000")
+    >>> vector(problem, 1000), vector(problem, 1000, 28), vector(problem, 7)
+    (8, 4, 1)
+    """
+    return math.gcd(16 // DTYPES[problem.dtype], *sizes)
+
+
+def power_of_two(size: int, least: int = 1) -> int:
+    """The smallest power of two >= size and >= least, which is one itself.
+
+    >>> power_of_two(100), power_of_two(3, least=16)
+    (128, 16)
+    """
+    return max(least, 1 << (size - 1).bit_length() if size > 0 else 1)
+
+
+def cdiv(size: int, tile: int) -> int:
+    """How many tiles cover size.
+
+    >>> cdiv(100, 32)
+    4
+    """
+    return -(-size // tile)
+
+
+def distinct(configs: Sequence[dict[str, int]]) -> list[dict[str, int]]:
+    """The configurations in order, each once."""
+    return [config for at, config in enumerate(configs) if config not in configs[:at]]
+
+
+# Device functions -----------------------------------------------------------------------------------------------------
+
+
+@triton.jit
+def inside(i, size, MODE: tl.constexpr):
+    """Where element i of a padded axis is read: reflected, repeated or wrapped at most once into 0..size-1."""
+    if MODE == "reflect":
+        i = tl.where(i < 0, -i, i)
+        i = tl.where(i >= size, 2 * (size - 1) - i, i)
+    elif MODE == "replicate":
+        i = tl.minimum(tl.maximum(i, 0), size - 1)
+    elif MODE == "circular":
+        i = tl.where(i < 0, i + size, i)
+        i = tl.where(i >= size, i - size, i)
+    return i
+
+
+@triton.jit
+def activate(v, ACTIVATION: tl.constexpr):
+    """The activation of v, element by element, in v's precision."""
+    if ACTIVATION == "relu":
+        v = tl.where(v < 0, 0.0, v)  # and NaN stays NaN
+    elif ACTIVATION == "sigmoid":
+        v = 1 / (1 + tl.exp(-v))
+    elif ACTIVATION == "silu":
+        v = v / (1 + tl.exp(-v))
+    elif ACTIVATION == "gelu":
+        v = 0.5 * v * (1 + tl.erf(v * 0.7071067811865476))
+    elif ACTIVATION == "tanh":
+        v = tanh(v)
+    return v
+
+
+@triton.jit
+def tanh(v):
+    """(1 - e) / (1 + e) with e = exp(-2|v|); near 0, where 1 - e cancels, Lambert's continued fraction v/(1+v²/(3+...)).
+
+    Cut off after 13, the fraction is off by less than 2e-16 of itself up to |v| = 0.5.
+    """
+    e = tl.exp(-2 * tl.abs(v))
+    far = (1 - e) / (1 + e)
+    far = tl.where(v < 0, -far, far)
+    t = v * v
+    near = v * (135135 + t * (17325 + t * (378 + t))) / (135135 + t * (62370 + t * (3150 + t * 28)))
+    return tl.where(tl.abs(v) < 0.5, near, far)
