@@ -15,14 +15,14 @@ ORDER = {
     "cuda": {
         "conv": ("torch", "cupy_im2col_gemm", "cupy_direct", "triton_implicit_gemm"),
         "pool": ("torch", "cupy_max_pool", "triton_max_pool", "triton_avg_pool"),
-        "softmax": ("torch", "cupy_softmax", "triton_softmax"),
-        "linear": ("torch",),
+        "rowwise": ("torch", "cupy_softmax", "triton_softmax"),
+        "gemm": ("torch",),
     },
     "cpu": {
         "conv": ("torch", "numpy_im2col_gemm"),
         "pool": ("torch", "numpy"),
-        "softmax": ("torch", "numpy"),
-        "linear": ("torch", "numpy"),
+        "rowwise": ("torch", "numpy"),
+        "gemm": ("torch", "numpy"),
     },
 }
 

@@ -24,7 +24,7 @@ import math
 import re
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, ClassVar
+from typing import Any
 
 DTYPES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}  # name -> bytes an element
 LAYOUTS = ("contiguous", "channels_last")
@@ -184,9 +184,9 @@ def _axes(values: dict[str, int]) -> tuple[_Axis, _Axis]:
 # Problems -------------------------------------------------------------------------------------------------------------
 
 
-def option(default: Any, allowed: tuple[Any, ...] | None = None) -> Any:
-    """A dataclass field that stands as `--name=value` in front of the descriptor."""
-    return dataclasses.field(default=default, metadata={"option": True, "allowed": allowed})
+def option(default: Any, allowed: tuple[Any, ...] | None = None, always: bool = False) -> Any:
+    """A dataclass field that is `--name=value` in front of the descriptor: where it is not `default`, or `always`."""
+    return dataclasses.field(default=default, metadata={"option": True, "allowed": allowed, "always": always})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,8 +195,6 @@ class Problem:
 
     name: str = ""
     dtype: str = option("float32", tuple(DTYPES))
-
-    descriptor_op: ClassVar[bool] = True  # whether the text form starts with --op=
 
     @property
     def operation(self) -> str:
@@ -260,15 +258,14 @@ class Problem:
 
     def options(self) -> list[str]:
         """The options that differ from their default, as they stand in the line and on the command line."""
-        words = [f"--op={self.operation}"] if self.descriptor_op else []
+        words = [] if self.operation == "conv2d" else [f"--op={self.operation}"]
         for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if field.metadata.get("option") and value != field.default:
-                flag = "--" + field.name.replace("_", "-")
-                text = "x".join(map(str, value)) if isinstance(value, tuple) else value
-                words.append(
-                    flag if value is True else f"{flag}={str(text).lower() if isinstance(value, bool) else text}"
-                )
+            value, always = getattr(self, field.name), field.metadata.get("always")
+            if not field.metadata.get("option") or field.name == "op" or (value == field.default and not always):
+                continue
+            flag = "--" + field.name.replace("_", "-")
+            text = "x".join(map(str, value)) if isinstance(value, tuple) else str(value)
+            words.append(flag if value is True else f"{flag}={'false' if value is False else text}")
         return words
 
     def text(self, minimal: bool = False) -> str:
@@ -325,8 +322,6 @@ class ConvProblem(Problem):
     padding_value: float = option(0.0)
     bias: bool = option(False, (False, True))
     activation: str | None = option(None, (None, *ACTIVATIONS))
-
-    descriptor_op: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         self._check({"n": 0, "c": 0, "h": 0, "w": 0, "k": 1, "p": 0, "q": 0, "r": 1, "s": 1})
@@ -406,7 +401,7 @@ class ConvProblem(Problem):
 
 @dataclass(frozen=True, kw_only=True)
 class PoolProblem(Problem):
-    """A reduction over a window of each plane: max, average, sum, or the p-norm `(sum of x**norm)**(1/norm)`.
+    """A reduction over a window of each plane: max, average, sum, or the p-norm `(average of x**norm * R*S)**(1/norm)`.
 
     `op` names the operator.  `padding` is (top, left); the rest follows from (p, q).  `padding_end` is (bottom, right)
     as declared; it decides the divisor of an average whose window hangs over the end (ceil_mode) and matters nowhere
@@ -534,9 +529,6 @@ class AdaptivePoolProblem(Problem):
         if self.return_indices and self.op != "adaptive_max_pool2d":
             raise ProblemError(f"return_indices is True, which adaptive_max_pool2d takes, not {self.op}")
 
-    def options(self) -> list[str]:  # --op always: its default is what tells the class
-        return [f"--op={self.op}", *(word for word in super().options() if not word.startswith("--op="))]
-
     @property
     def operation(self) -> str:
         return self.op
@@ -600,7 +592,7 @@ class SoftmaxProblem(Problem):
 
     op: str = option("softmax", SOFTMAX_OPS)
     dims: Shape
-    axis: int = option(1)
+    axis: int = option(1, always=True)
 
     def __post_init__(self) -> None:
         self._check({"dims": 0})
@@ -609,10 +601,6 @@ class SoftmaxProblem(Problem):
                 f"axis is {self.axis}, expected {-len(self.dims)} to {len(self.dims) - 1} for shape {self.dims}"
             )
         object.__setattr__(self, "axis", self.axis % len(self.dims))
-
-    def options(self) -> list[str]:
-        rest = (word for word in super().options() if not word.startswith(("--op=", "--axis=")))
-        return [f"--op={self.op}", f"--axis={self.axis}", *rest]
 
     @property
     def operation(self) -> str:

@@ -30,19 +30,21 @@ STRATEGIES = (  # the folder's name, then the strategy's; in the order in which 
     "pool.cupy_max_pool",
     "pool.triton_max_pool",
     "pool.triton_avg_pool",
-    "softmax.torch",
-    "softmax.numpy",
-    "softmax.cupy_softmax",
-    "softmax.triton_softmax",
-    "linear.torch",
-    "linear.numpy",
+    "rowwise.torch",
+    "rowwise.numpy",
+    "rowwise.cupy_softmax",
+    "rowwise.triton_softmax",
+    "gemm.torch",
+    "gemm.numpy",
 )
 
-FAMILIES = {  # folder -> the operators that its strategies may compute
+# Folder -> the operators that its strategies may compute.  No folder has an operator's name: Python would put the
+# folder in the operator's place in the package.
+FAMILIES = {
     "conv": ("conv2d",),
     "pool": ("max_pool2d", "avg_pool2d", "sum_pool2d", "lp_pool2d", "adaptive_max_pool2d", "adaptive_avg_pool2d"),
-    "softmax": ("softmax", "log_softmax"),
-    "linear": ("linear",),
+    "rowwise": ("softmax", "log_softmax"),
+    "gemm": ("linear",),
 }
 
 Arrays = Sequence[Any]

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 import triton
 import triton.language as tl
+from triton import knobs
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
@@ -22,13 +23,7 @@ from .arrays import has_gpu
 from .problem import DTYPES, Problem
 from .strategy import Launch, Strategy
 
-TYPES = {
-    "float64": tl.float64,
-    "float32": tl.float32,
-    "float16": tl.float16,
-    "bfloat16": tl.bfloat16,
-    "int64": tl.int64,
-}
+TYPES = {"float64": "fp64", "float32": "fp32", "float16": "fp16", "bfloat16": "bf16", "int64": "i64"}  # in Triton
 PROGRAMS = 132  # enough to give work to every multiprocessor of an H100 or H200 (an A100 has 108)
 
 
@@ -37,7 +32,8 @@ class Plan:
     """One launch of a Triton kernel: all but the arrays.  It compiles for any GPU without one, and it launches.
 
     pointers   the kernel's array parameters by name, with their dtypes, in the order in which a launch is given them
-    arguments  all its other parameters by name; None for an array that the problem does not have
+    arguments  all its other parameters by name: integers at run time, anything at compile time, and None for an array
+               that the problem does not have
     """
 
     kernel: Any
@@ -47,18 +43,21 @@ class Plan:
     num_warps: int
     num_stages: int = 1
 
+    @property
+    def options(self) -> dict[str, int]:
+        """What Triton's compiler is told besides the arguments."""
+        return {"num_warps": self.num_warps, "num_stages": self.num_stages}
+
     def __call__(self, *arrays: torch.Tensor) -> None:
         """Launch on the arrays' device and torch's current stream; on host arrays, interpret."""
         given = dict(zip(self.pointers, arrays, strict=True))
         with np.errstate(all="ignore"):  # the interpreter's NumPy would warn of what a GPU does silently
-            self.kernel[self.grid](**given, **self.arguments, num_warps=self.num_warps, num_stages=self.num_stages)
+            self.kernel[self.grid](**given, **self.arguments, **self.options)
 
-    def warm_up(self) -> None:
-        """Compile for the current device what a launch will need; nothing where kernels are interpreted."""
+    def warm_up(self) -> Any:
+        """Compile for the current device what a launch will need: Triton's CompiledKernel; None where it interprets."""
         given = {name: torch.empty(0, dtype=getattr(torch, dtype)) for name, dtype in self.pointers.items()}
-        self.kernel.warmup(
-            **given, **self.arguments, num_warps=self.num_warps, num_stages=self.num_stages, grid=self.grid
-        )
+        return self.kernel.warmup(**given, **self.arguments, **self.options, grid=self.grid)
 
     def compile(self, capability: int) -> Any:
         """Triton's CompiledKernel for sm_<capability>: what a launch there compiles, made with no GPU.
@@ -74,10 +73,9 @@ class Plan:
             elif parameter.is_constexpr or value is None:
                 signature[name], constants[name] = "constexpr", value
             else:
-                signature[name] = "fp32" if isinstance(value, float) else "i32" if -(2**31) <= value < 2**31 else "i64"
+                signature[name] = "i32" if -(2**31) <= value < 2**31 else "i64"
         source = ASTSource(self.kernel, signature, constants, attributes)
-        options = {"num_warps": self.num_warps, "num_stages": self.num_stages}
-        return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+        return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=self.options)
 
 
 class TritonStrategy(Strategy):
@@ -153,6 +151,38 @@ def distinct(configs: Sequence[dict[str, int]]) -> list[dict[str, int]]:
     return [config for at, config in enumerate(configs) if config not in configs[:at]]
 
 
+# The interpreter's bfloat16 -------------------------------------------------------------------------------------------
+
+
+def _mend_bfloat16(builder: Any, handle: Any) -> None:
+    """Make the interpreter compute with bfloat16 as a GPU does.
+
+    On its own it cuts float32 off where a GPU rounds to the nearest bfloat16, and `tl.dot` multiplies their bits.
+    """
+    cast, dot = builder.cast_impl, builder.create_dot
+
+    def cast_impl(self: Any, source: Any, target: Any) -> Any:
+        if target.scalar != tl.bfloat16 or source.dtype.scalar not in (tl.float64, tl.float32):
+            return cast(self, source, target)
+        values = source.data.astype(np.float32)
+        bits = values.view(np.uint32)
+        nearest = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16  # ties to even
+        return handle(np.where(np.isnan(values), 0x7FC0, nearest).astype(np.uint16), tl.bfloat16)
+
+    def create_dot(self: Any, a: Any, b: Any, *rest: Any) -> Any:
+        if a.dtype.scalar == tl.bfloat16:
+            a, b = cast(self, a, tl.float32), cast(self, b, tl.float32)
+        return dot(self, a, b, *rest)
+
+    builder.cast_impl, builder.create_dot = cast_impl, create_dot
+
+
+if knobs.runtime.interpret:
+    from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
+
+    _mend_bfloat16(InterpreterBuilder, TensorHandle)
+
+
 # Device functions -----------------------------------------------------------------------------------------------------
 
 
@@ -188,9 +218,9 @@ def activate(v, ACTIVATION: tl.constexpr):
 
 @triton.jit
 def tanh(v):
-    """(1 - e) / (1 + e) with e = exp(-2|v|); near 0, where 1 - e cancels, Lambert's continued fraction v/(1+v²/(3+...)).
+    """(1 - e) / (1 + e) with e = exp(-2|v|); near 0, where 1 - e cancels, Lambert's continued fraction.
 
-    Cut off after 13, the fraction is off by less than 2e-16 of itself up to |v| = 0.5.
+    v / (1 + v²/(3 + v²/(5 + ... v²/13))) is off by less than 2e-16 of itself up to |v| = 0.5.
     """
     e = tl.exp(-2 * tl.abs(v))
     far = (1 - e) / (1 + e)

@@ -36,6 +36,7 @@ def max_pool(problem: PoolProblem, x: np.ndarray) -> tuple[np.ndarray, np.ndarra
 def divisors(problem: PoolProblem) -> np.ndarray:
     """What each output's sum is divided by, (P,Q): 1 for a sum, the window's counted elements for an average.
 
+    A window that counts none has the sum 0, and is divided by 1.
     A p-norm is (average of x**norm * window size) ** (1 / norm), as in PyTorch: a window that hangs over the end
     (ceil_mode) counts as a full one.
     """
@@ -53,7 +54,7 @@ def divisors(problem: PoolProblem) -> np.ndarray:
     bottom, right = p.counted_end()
     rows = counts(p.h, p.p, p.r, p.stride[0], p.padding[0], bottom, p.dilation[0])
     cols = counts(p.w, p.q, p.s, p.stride[1], p.padding[1], right, p.dilation[1])
-    return np.outer(rows, cols) / (p.r * p.s if p.op == "lp_pool2d" else 1)
+    return np.maximum(np.outer(rows, cols), 1) / (p.r * p.s if p.op == "lp_pool2d" else 1)
 
 
 def sum_pool(problem: PoolProblem, x: np.ndarray) -> np.ndarray:

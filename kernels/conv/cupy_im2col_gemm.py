@@ -1,0 +1,314 @@
+"""Convolution by im2col: a kernel writes each output pixel's window as a column, and cuBLAS multiplies by the weights.
+
+Per image and group, with the reduction CRS = C/G*R*S, in rows as NumPy has them:
+
+    contiguous      y (K/G, P*Q)  =  w (K/G, CRS)  @  columns (CRS, P*Q)
+    channels_last   y (P*Q, K/G)  =  columns (P*Q, CRS)  @  w (K/G, CRS).T
+
+which is y's own memory, so that nothing is moved afterwards.  Images (or groups) are one strided batch; in
+channels_last all images are the rows of one matrix.  A 1x1 filter with stride 1 and no padding has x itself as its
+columns.  Where columns would take more than WORKSPACE_LIMIT, the batch is cut, and an image where one is too many.
+
+Arithmetic: float32 products in float32, in TF32 only where the problem allows it; 16-bit products are summed in float32
+and rounded once: before a bias or an activation, sums stay float32 in the workspace, and the last stage rounds them.
+FLOPs: those of the direct algorithm.  Bytes: on top of x, w and y the columns, R*S times x where the stride is 1,
+written and read; and float32 sums where they wait for the last stage.
+Limits: that traffic, where a group has few filters: each column element serves K/G multiply-adds, in a depthwise layer
+one.  CuPy refuses cuBLAS calls while a stream is captured, so that no CUDA graph can hold a launch.
+
+Source: K. Chellapilla, S. Puri, P. Simard, High Performance Convolutional Neural Networks (2006).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import cupy
+import numpy as np
+
+from ..cuda import ARRAY_DTYPES, C_TYPES, CudaStrategy, Kernel, conv2d_struct, conv2d_too_large, instance
+from ..problem import DTYPES, ConvProblem
+from ..strategy import Launch
+
+SOURCE = "conv/cupy_im2col_gemm.cu"
+WORKSPACE_LIMIT = 1 << 30  # bytes
+ELEMENTS_LIMIT = 1 << 30  # of a cut: the kernels index it in 32 bits
+THREADS = 256
+BLOCKS = 1 << 14  # at most; threads then take several elements
+
+# cublasMath_t: default products, and no sums in 16 bits when the library splits a reduction.
+DEFAULT_MATH, DISALLOW_REDUCED_PRECISION_REDUCTION = 0, 16
+CUDA_TYPES = {"float64": 1, "float32": 0, "float16": 2, "bfloat16": 14}  # cudaDataType: CUDA_R_64F, 32F, 16F, 16BF
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What one round of the stages computes: whole images, or a run of one image's P*Q output pixels."""
+
+    image: int
+    images: int
+    pixel: int
+    pixels: int
+
+
+@dataclass(frozen=True)
+class Operand:
+    """A matrix of a product as cuBLAS sees it: one column after the other.  Sizes are in elements.
+
+    array         "w", "columns" or "sums"
+    offset        its first element, for the first image and group
+    leading       from one column to the next
+    image_stride  from an image's matrix to the next image's; group_stride, likewise
+    """
+
+    array: str
+    offset: int
+    leading: int
+    image_stride: int
+    group_stride: int
+    transposed: bool = False
+
+
+@dataclass(frozen=True)
+class Products:
+    """c (m, n) = a (m, k) @ b (k, n) for each of `images` and `groups`; an operand may be transposed first."""
+
+    m: int
+    n: int
+    k: int
+    a: Operand
+    b: Operand
+    c: Operand
+    images: int
+    groups: int
+
+    def run(self, cublas: Any, handle: int, problem: ConvProblem, arrays: Mapping[str, Any]) -> None:
+        """Multiply on the current stream, the longer of images and groups as a strided batch."""
+        number = np.float64 if problem.dtype == "float64" else np.float32
+        one, zero = np.ones(1, number), np.zeros(1, number)
+        compute = cublas.CUBLAS_COMPUTE_64F if problem.dtype == "float64" else cublas.CUBLAS_COMPUTE_32F
+        if problem.allow_tf32:
+            compute = cublas.CUBLAS_COMPUTE_32F_FAST_TF32
+        over_images = self.images >= self.groups
+        for i in range(self.groups if over_images else self.images):
+            a, b, c = (
+                self._matrix(operand, problem, arrays[operand.array], over_images, i)
+                for operand in (self.a, self.b, self.c)
+            )
+            cublas.gemmStridedBatchedEx(
+                handle,
+                *(cublas.CUBLAS_OP_T if operand.transposed else cublas.CUBLAS_OP_N for operand in (self.a, self.b)),
+                *(self.m, self.n, self.k),
+                *(one.ctypes.data, *a, *b, zero.ctypes.data, *c),
+                self.images if over_images else self.groups,
+                compute,
+                cublas.CUBLAS_GEMM_DEFAULT,
+            )
+
+    def _matrix(
+        self, operand: Operand, problem: ConvProblem, array: Any, over_images: bool, i: int
+    ) -> tuple[int, int, int, int]:
+        """Address, type, leading dimension and batch stride of the i-th batch's first matrix."""
+        dtype = "float32" if operand.array == "sums" and needs_sums(problem) else problem.dtype
+        strides = operand.group_stride, operand.image_stride
+        step, stride = strides if over_images else strides[::-1]
+        address = array.data.ptr + (operand.offset + i * step) * DTYPES[dtype]
+        return address, CUDA_TYPES[dtype], operand.leading, stride
+
+
+def needs_columns(problem: ConvProblem) -> bool:
+    """Whether x has to be copied into columns: not where they would equal x."""
+    p = problem
+    return (p.r, p.s, *p.stride, *p.padding, p.p, p.q) != (1, 1, 1, 1, 0, 0, p.h, p.w)
+
+
+def needs_epilogue(problem: ConvProblem) -> bool:
+    return problem.bias or problem.activation is not None
+
+
+def needs_sums(problem: ConvProblem) -> bool:
+    """Whether sums wait for the epilogue in an array of their own, because y would round them."""
+    return needs_epilogue(problem) and DTYPES[problem.dtype] < 4
+
+
+def pixel_bytes(problem: ConvProblem) -> int:
+    """Workspace for one output pixel."""
+    columns = problem.c * problem.r * problem.s * DTYPES[problem.dtype] if needs_columns(problem) else 0
+    return columns + (4 * problem.k if needs_sums(problem) else 0)
+
+
+def cuts(problem: ConvProblem) -> list[Cut]:
+    """The batch in pieces that keep within WORKSPACE_LIMIT and ELEMENTS_LIMIT."""
+    n, plane = problem.n, problem.p * problem.q
+    pixels = max(1, ELEMENTS_LIMIT // max(problem.c, problem.k))
+    if pixel_bytes(problem):
+        pixels = min(pixels, WORKSPACE_LIMIT // pixel_bytes(problem))
+    if pixels < plane:
+        starts = range(0, plane, pixels)
+        return [Cut(image, 1, start, min(pixels, plane - start)) for image in range(n) for start in starts]
+    images = pixels // max(1, plane)
+    return [Cut(image, min(images, n - image), 0, plane) for image in range(0, n, images)]
+
+
+def products(problem: ConvProblem, cut: Cut) -> Products:
+    """The matrix products of a cut."""
+    p, plane = problem, problem.p * problem.q
+    k, crs = p.k // p.groups, p.reduction_length()
+    # Columns and sums of their own hold the cut alone; x and y, which may take their places, hold everything.
+    cut_columns, cut_sums = needs_columns(p), needs_sums(p)
+    if p.layout == "channels_last":
+        first = cut.image * plane + cut.pixel
+        return Products(
+            m=k,
+            n=cut.images * cut.pixels,
+            k=crs,
+            a=Operand("w", 0, crs, 0, k * crs, transposed=True),
+            b=Operand("columns", 0 if cut_columns else first * p.c, p.groups * crs, 0, crs),
+            c=Operand("sums", 0 if cut_sums else first * p.k, p.k, 0, k),
+            images=1,
+            groups=p.groups,
+        )
+    columns_row = cut.pixels if cut_columns else plane
+    sums_row = cut.pixels if cut_sums else plane
+    columns_first = 0 if cut_columns else cut.image * p.c * plane + cut.pixel
+    sums_first = 0 if cut_sums else cut.image * p.k * plane + cut.pixel
+    return Products(
+        m=cut.pixels,
+        n=k,
+        k=crs,
+        a=Operand("columns", columns_first, columns_row, p.groups * crs * columns_row, crs * columns_row),
+        b=Operand("w", 0, crs, 0, k * crs),
+        c=Operand("sums", sums_first, sums_row, p.k * sums_row, k * sums_row),
+        images=cut.images,
+        groups=p.groups,
+    )
+
+
+def grid(elements: int) -> tuple[int]:
+    return (min(-(-elements // THREADS), BLOCKS),)
+
+
+def im2col_kernel(problem: ConvProblem, cut: Cut) -> Kernel:
+    """The kernel that writes a cut's columns."""
+    return Kernel(
+        source=SOURCE,
+        name=instance("im2col", C_TYPES[problem.dtype], problem.layout == "channels_last"),
+        grid=grid(cut.images * cut.pixels * problem.c),
+        block=(THREADS,),
+        scalars={"conv": conv2d_struct(problem), "cut": dataclasses.asdict(cut)},
+    )
+
+
+def epilogue_kernel(problem: ConvProblem, cut: Cut) -> Kernel:
+    """The kernel that makes a cut's sums outputs: in y itself, or from sums of their own."""
+    p, plane, last = problem, problem.p * problem.q, problem.layout == "channels_last"
+    width = p.k if last else cut.pixels
+    rows = cut.images * (cut.pixels if last else p.k)
+    in_y = {
+        "first": (cut.image * plane + cut.pixel) * p.k if last else cut.image * p.k * plane + cut.pixel,
+        "pitch": p.k if last else plane,
+    }
+    sum_type = "float" if needs_sums(p) else C_TYPES[p.dtype]
+    activation = (p.activation or "none").upper()
+    return Kernel(
+        source=SOURCE,
+        name=instance("epilogue", sum_type, C_TYPES[p.dtype], last, activation),
+        grid=grid(rows * width),
+        block=(THREADS,),
+        scalars={
+            "from": {"first": 0, "pitch": width} if needs_sums(p) else in_y,
+            "to": in_y,
+            "rows": rows,
+            "width": width,
+            "K": p.k,
+        },
+    )
+
+
+class CupyIm2colGemm(CudaStrategy):
+    name = "cupy_im2col_gemm"
+    operations = ("conv2d",)
+    stages = ("im2col", "gemm", "epilogue")
+
+    def limits(self, problem: ConvProblem, device: str) -> list[str]:
+        reasons = [*super().limits(problem, device), *conv2d_too_large(problem)]
+        if pixel_bytes(problem) > WORKSPACE_LIMIT:
+            reasons.append(f"One output's window takes {pixel_bytes(problem)} bytes; it allows {WORKSPACE_LIMIT}.")
+        try:
+            _cublas()
+        except ImportError:
+            reasons.append("It needs the library cuBLAS, which was not found: pip install nvidia-cublas.")
+        return reasons
+
+    def workspace_bytes(self, problem: ConvProblem) -> int:
+        return max((cut.images * cut.pixels for cut in cuts(problem)), default=0) * pixel_bytes(problem)
+
+    def kernels(self, problem: ConvProblem, **config: Any) -> list[Kernel]:
+        """Without cuBLAS's own."""
+        makers = [im2col_kernel] * needs_columns(problem) + [epilogue_kernel] * needs_epilogue(problem)
+        return [make(problem, cut) for cut in cuts(problem) for make in makers]
+
+    def prepare(self, problem: ConvProblem, device: str, **config: Any) -> Launch:
+        """Its stages repeat where the batch is cut."""
+        cublas = _cublas()
+        stages = [stage for cut in cuts(problem) for stage in self._round(problem, cut, cublas)]
+        pixels = self.workspace_bytes(problem) // max(1, pixel_bytes(problem))
+
+        def allocate() -> dict[str, Any]:
+            workspace = {}
+            if needs_columns(problem):
+                elements = pixels * problem.c * problem.r * problem.s
+                workspace["columns"] = cupy.empty(elements, ARRAY_DTYPES[problem.dtype])
+            if needs_sums(problem):
+                workspace["sums"] = cupy.empty(pixels * problem.k, "float32")
+            return workspace
+
+        return Launch(tuple(stages), allocate)
+
+    def _round(self, problem: ConvProblem, cut: Cut, cublas: Any) -> Iterator[tuple[str, Any]]:
+        """The stages of one cut."""
+        if needs_columns(problem):
+            copy = im2col_kernel(problem, cut).load()
+            yield "im2col", lambda inputs, _, workspace: copy(x=inputs[0], columns=workspace["columns"])
+
+        product = products(problem, cut)
+
+        def gemm(inputs: Any, outputs: Any, workspace: Any) -> None:
+            arrays = {"columns": inputs[0], "w": inputs[1], "sums": outputs[0], **workspace}
+            handle = cupy.cuda.Device().cublas_handle
+            with pinned_math(cublas, handle):
+                product.run(cublas, handle, problem, arrays)
+
+        yield "gemm", gemm
+
+        if needs_epilogue(problem):
+            finish = epilogue_kernel(problem, cut).load()
+
+            def epilogue(inputs: Any, outputs: Any, workspace: Any) -> None:
+                b = inputs[2] if problem.bias else None
+                finish(sums=workspace.get("sums", outputs[0]), b=b, y=outputs[0])
+
+            yield "epilogue", epilogue
+
+
+def _cublas() -> Any:
+    """CuPy's binding of cuBLAS; ImportError where the library is not installed."""
+    return cupy.cuda.cublas
+
+
+@contextlib.contextmanager
+def pinned_math(cublas: Any, handle: int) -> Iterator[None]:
+    """Whatever a user of CuPy allowed the shared handle, a product here has its own compute type's precision."""
+    before = cublas.getMathMode(handle)
+    cublas.setMathMode(handle, DEFAULT_MATH | DISALLOW_REDUCED_PRECISION_REDUCTION)
+    try:
+        yield
+    finally:
+        cublas.setMathMode(handle, before)
+
+
+strategy = CupyIm2colGemm()

@@ -1,0 +1,335 @@
+"""CUDA C kernels: from a `.cu` file to a launch on a GPU, or, with no GPU, to what the compiler says about it.
+
+A strategy states each of its launches as a `Kernel`: file, template arguments, grid, block, shared memory and scalars;
+all but the arrays.  With no GPU, `compile_offline` compiles the very same statement.  CuPy passes arguments as raw
+bytes, whatever the kernel declares; so the declaration is read from the source here, and every argument is matched with
+it by name, and converted to its type.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any, ClassVar
+
+import cupy
+import numpy as np
+
+from .problem import PADDING_MODES, ConvProblem
+from .strategy import Launch, Strategy
+
+SHARED_BYTES = 48 * 1024  # of shared memory, which every GPU gives a block that does not ask for more
+C_TYPES = {"float64": "double", "float32": "float", "float16": "__half", "bfloat16": "__nv_bfloat16"}
+ARRAY_DTYPES = {**{dtype: dtype for dtype in C_TYPES}, "bfloat16": "int16"}  # problem's dtype -> CuPy's
+
+_ROOT = Path(__file__).parent
+_CUPY_OPTIONS = ("-std=c++17", "-ftz=true")  # CuPy compiles with these; so must whoever wants to see the same code
+_TYPE_HEADERS = {"__half": "cuda_fp16.h", "__nv_bfloat16": "cuda_bf16.h"}
+_SCALARS: dict[str, Any] = {"int": np.int32, "long long": np.int64, "float": np.float32, "double": np.float64}
+_POINTEES = {**{C_TYPES[dtype]: array for dtype, array in ARRAY_DTYPES.items()}, "long long": "int64"}
+_NULL = np.uint64(0)
+
+
+class CompileError(RuntimeError):
+    """A kernel does not compile; the message is the compiler's, which names file and line."""
+
+
+# A source and what it declares ----------------------------------------------------------------------------------------
+
+
+def _inlined(path: Path, done: set[str]) -> str:
+    """A source with our own headers in place of their #include, each once; #line keeps the compiler's messages right.
+
+    CuPy's cache of compiled kernels looks at one text: a header that is not in it could change unnoticed.
+    """
+    name = path.relative_to(_ROOT)
+    lines = [f'#line 1 "{name}"']
+    for number, line in enumerate(path.read_text().splitlines(), start=1):
+        header = re.fullmatch(r'#include "(.+)"', line)
+        if line == "#pragma once" or (header and header[1] in done):
+            lines.append("")
+        elif header:
+            done.add(header[1])
+            lines += [_inlined(_ROOT / "include" / header[1], done), f'#line {number + 1} "{name}"']
+        else:
+            lines.append(line)
+    return "\n".join(lines)
+
+
+def source_text(source: str, name: str) -> str:
+    """The text that is compiled for kernel `name` of a `.cu` file: CUDA's headers of the types it names, then the file.
+
+    >>> source_text("rowwise/cupy_softmax.cu", "softmax_columns<__half, false>").splitlines()[:2]
+    ['#include <cuda_fp16.h>', '#line 1 "rowwise/cupy_softmax.cu"']
+    """
+    headers = [f"#include <{header}>\n" for c_type, header in _TYPE_HEADERS.items() if c_type in name]
+    return "".join(headers) + _inlined(_ROOT / source, set())
+
+
+def instance(name: str, *arguments: Any) -> str:
+    """A kernel with its template arguments, as C++ writes it.
+
+    >>> instance("im2col", "float", True)
+    'im2col<float, true>'
+    """
+    return f"{name}<{', '.join(str(a).lower() if isinstance(a, bool) else str(a) for a in arguments)}>"
+
+
+def _without_comments(text: str) -> str:
+    return re.sub(r"//[^\n]*", "", text)
+
+
+def _struct(text: str, name: str) -> np.dtype[Any]:
+    """The NumPy dtype of a scalar type, or of a struct of such that is declared in `text`."""
+    if name in _SCALARS:
+        return np.dtype(_SCALARS[name])
+    body = re.search(rf"\bstruct {name} {{(.*?)}};", text, re.DOTALL)
+    if body is None:
+        raise TypeError(f"{name!r} is neither a struct of this source nor one of {', '.join(_SCALARS)}")
+    fields = []
+    for declaration in filter(None, map(str.strip, body[1].split(";"))):
+        first, *others = declaration.split(",")
+        c_type, first = first.rsplit(maxsplit=1)
+        fields += [(field.strip(), _struct(text, c_type)) for field in (first, *others)]
+    return np.dtype(fields, align=True)
+
+
+def parameters(text: str, name: str) -> dict[str, str | np.dtype[Any]]:
+    """What a kernel declares, in order: a pointer's name -> what it points to; any other's -> its NumPy dtype.
+
+    >>> parameters("template <typename T> __global__ void scale(const T* x, T* y, double by)", "scale<float>")
+    {'x': 'float', 'y': 'float', 'by': dtype('float64')}
+    """
+    text = _without_comments(text)
+    base, _, arguments = name.partition("<")
+    launch_bounds = r"(?:__launch_bounds__\([^;{]*?\)\s+)?"
+    found = re.search(rf"(?:template <([^<>]*)>\s+)?__global__ void {launch_bounds}{base}\(([^()]*)\)", text)
+    if found is None:
+        raise TypeError(f"the source has no __global__ function {base!r}")
+    names = [parameter.split()[-1] for parameter in (found[1] or "").split(",") if parameter]
+    template = dict(zip(names, arguments.rstrip(">").split(", "), strict=bool(names)))
+    declared: dict[str, str | np.dtype[Any]] = {}
+    for parameter in found[2].split(","):
+        words = [word for word in parameter.replace("*", " * ").split() if word not in ("const", "__restrict__")]
+        c_type = " ".join(word for word in words[:-1] if word != "*")
+        c_type = template.get(c_type, c_type)
+        declared[words[-1]] = c_type if "*" in words else _struct(text, c_type)
+    return declared
+
+
+# Launches -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One launch of a kernel, but for its arrays.
+
+    source        a `.cu` file, relative to this package: "conv/cupy_direct.cu"
+    name          the kernel with its template arguments: "im2col<float, true>"
+    grid, block   in blocks, in threads
+    scalars       every parameter that is not a pointer: name -> number, or for a struct name -> {field: number or dict}
+    shared_bytes  dynamic shared memory of a block
+    """
+
+    source: str
+    name: str
+    grid: tuple[int, ...]
+    block: tuple[int, ...]
+    scalars: Mapping[str, Any] = field(hash=False)
+    shared_bytes: int = 0
+
+    def binder(self) -> Callable[[Mapping[str, Any]], tuple[Any, ...]]:
+        """A function: {pointer's name: array, or None for a null pointer} -> every argument, in the declared order.
+
+        Raises, here for scalars and there for arrays, TypeError for one that is missing, unknown or not of its
+        parameter's type, ValueError for an integer too large for it; both name the argument.
+        """
+        declared = parameters(source_text(self.source, self.name), self.name)
+        pointees = {name: c_type for name, c_type in declared.items() if isinstance(c_type, str)}
+        dtypes = {name: c_type for name, c_type in declared.items() if not isinstance(c_type, str)}
+        values = self._values("scalars", dtypes, self.scalars)
+
+        def bind(arrays: Mapping[str, Any]) -> tuple[Any, ...]:
+            self._same_names("arrays", arrays, pointees)
+            for name, array in arrays.items():
+                expected = _POINTEES[pointees[name]]
+                if array is not None and str(array.dtype) != expected:
+                    raise TypeError(f"{self.name}: array {name!r} has dtype {array.dtype}, expected {expected}")
+            arguments = {**values, **{name: _NULL if array is None else array for name, array in arrays.items()}}
+            return tuple(arguments[name] for name in declared)
+
+        return bind
+
+    def _same_names(self, what: str, given: Iterable[str], declared: Iterable[str]) -> None:
+        missing, unknown = sorted(set(declared) - set(given)), sorted(set(given) - set(declared))
+        if missing or unknown:
+            raise TypeError(f"{self.name}: {what} missing {missing}, not declared {unknown}")
+
+    def _values(self, where: str, dtypes: Mapping[str, np.dtype[Any]], given: Mapping[str, Any]) -> dict[str, Any]:
+        """Numbers as NumPy scalars, structs as arrays of one element, which is how CuPy takes a struct."""
+        self._same_names(where, given, dtypes)
+        values: dict[str, Any] = {}
+        for name, dtype in dtypes.items():
+            value, path = given[name], f"{where}.{name}"
+            if dtype.fields is not None:
+                members = {key: dtype.fields[key][0] for key in dtype.names or ()}
+                values[name] = np.zeros(1, dtype)
+                for key, member in self._values(path, members, value).items():
+                    values[name][key] = member
+            elif isinstance(value, bool) or not isinstance(value, int if dtype.kind == "i" else (int, float)):
+                raise TypeError(f"{self.name}: {path} is {value!r}, expected a Python number for {dtype}")
+            elif dtype.kind == "i" and not np.iinfo(dtype).min <= value <= np.iinfo(dtype).max:
+                raise ValueError(f"{self.name}: {path} is {value}, which {dtype} does not hold")
+            else:
+                values[name] = dtype.type(value)
+        return values
+
+    def load(self) -> Callable[..., None]:
+        """Compile for the current GPU; the result takes the arrays by name, and launches on the current stream."""
+        function = _function(source_text(self.source, self.name), self.name, cupy.cuda.Device().id)
+        bind = self.binder()
+
+        def launch(**arrays: Any) -> None:
+            function(self.grid, self.block, bind(arrays), shared_mem=self.shared_bytes)
+
+        return launch
+
+
+# Compilers ------------------------------------------------------------------------------------------------------------
+
+
+@cache
+def header_directory() -> str:
+    """Where CUDA's own headers are; RuntimeError where they are not installed."""
+    from cuda.pathfinder import find_nvidia_header_directory
+
+    directory = find_nvidia_header_directory("cudart")
+    if directory is None or not (Path(directory) / "cuda_fp16.h").exists():
+        raise RuntimeError(
+            "CUDA's headers (cuda_fp16.h) were not found: pip install nvidia-cuda-runtime, or set CUDA_PATH."
+        )
+    return directory
+
+
+@cache
+def _function(text: str, name: str, device: int) -> Any:
+    """The kernel compiled for a device, which is current; CuPy keeps what it compiled on disk, too."""
+    from cupy.cuda.compiler import CompileException
+
+    options = (f"-I{header_directory()}",)
+    try:
+        return cupy.RawModule(code=text, options=options, name_expressions=(name,)).get_function(name)
+    except CompileException as error:
+        raise CompileError(f"{name}: {error}") from None
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A kernel's machine code, and what a thread and a block of it use."""
+
+    cubin: bytes
+    registers: int
+    stack_bytes: int
+    spill_store_bytes: int
+    spill_load_bytes: int
+    static_shared_bytes: int
+
+
+def compile_offline(kernel: Kernel, arch: str) -> Compiled:
+    """Compile for a GPU that need not be there, `arch` "sm_80" or "sm_90"; touches no device.
+
+    Raises CompileError with the compiler's messages.
+    """
+    from cupy.cuda.compiler import CompileException
+
+    text = source_text(kernel.source, kernel.name)
+    options = (*_CUPY_OPTIONS, f"-I{header_directory()}", f"-arch={arch}", "--ptxas-options=-v")
+    try:
+        cubin, log = _nvrtc(text, kernel.name, options)
+    except CompileException as error:
+        raise CompileError(f"{kernel.name} for {arch}: {error}") from None
+
+    usage = re.search(
+        r"Compiling entry function.*?(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads"
+        r".*?Used (\d+) registers(?:.*?(\d+) bytes smem)?",
+        log,
+        re.DOTALL,
+    )
+    if usage is None:
+        raise RuntimeError(f"{kernel.name} for {arch}: the compiler's report has no resource usage: {log!r}")
+    stack, stores, loads, registers, shared = (int(number or 0) for number in usage.groups())
+    return Compiled(cubin, registers, stack, stores, loads, shared)
+
+
+def _nvrtc(text: str, name: str, options: tuple[str, ...]) -> tuple[bytes, str]:
+    """-> (cubin, log).  CuPy's public compiler asks for a device; this private one does not."""
+    from cupy.cuda.compiler import _NVRTCProgram
+
+    log = io.StringIO()
+    cubin, _ = _NVRTCProgram(text, "", (), (), (name,), "cubin").compile(options, log)
+    return cubin + b"\0", log.getvalue()  # CuPy 14.2 leaves the last byte, a zero, out
+
+
+# Strategies -----------------------------------------------------------------------------------------------------------
+
+
+class CudaStrategy(Strategy):
+    """A strategy whose kernels are CUDA C.  A subclass states them in `kernels`, which `prepare` launches."""
+
+    devices = ("cuda",)
+    library = "cupy"
+    null: ClassVar[tuple[str, ...]] = ()  # pointers that are null where the problem has no such array
+
+    def limits(self, problem: Any, device: str) -> list[str]:
+        try:
+            header_directory()
+        except RuntimeError as error:
+            return [str(error)]
+        return []
+
+    def kernels(self, problem: Any, **config: Any) -> list[Kernel]:
+        """Every kernel that a launch launches, in order."""
+        raise NotImplementedError
+
+    def prepare(self, problem: Any, device: str, **config: Any) -> Launch:
+        """The launch of a strategy with one kernel, whose pointers have the names of the problem's arrays."""
+        (kernel,) = self.kernels(problem, **config)
+        launch = kernel.load()
+        names = (*problem.inputs(), *problem.outputs())
+        absent = dict.fromkeys(name for name in self.null if name not in names)
+
+        def run(inputs: Any, outputs: Any) -> None:
+            launch(**dict(zip(names, (*inputs, *outputs), strict=True)), **absent)
+
+        return Launch.of(run)
+
+
+def conv2d_struct(problem: ConvProblem) -> dict[str, Any]:
+    """The fields of struct Conv2d in include/conv2d.cuh."""
+    p = problem
+    sizes = {"N": p.n, "C": p.c, "H": p.h, "W": p.w, "K": p.k, "P": p.p, "Q": p.q, "R": p.r, "S": p.s}
+    pairs = {"stride": p.stride, "pad": p.padding, "dilation": p.dilation}
+    return {
+        **sizes,
+        "groups": p.groups,
+        **{f"{name}_{axis}": value for name, pair in pairs.items() for axis, value in zip("hw", pair, strict=True)},
+        "padding_mode": PADDING_MODES.index(p.padding_mode),
+        "padding_value": p.padding_value,
+    }
+
+
+def too_large(sizes: Mapping[str, int]) -> list[str]:
+    """The reasons why a kernel that indexes these in 32 bits cannot: name -> elements."""
+    many = {name: size for name, size in sizes.items() if size >= 2**31}
+    return [f"It indexes {name} in 32 bits; here it has {size} elements." for name, size in many.items()]
+
+
+def conv2d_too_large(problem: ConvProblem) -> list[str]:
+    """`too_large` for a convolution's images and filters."""
+    p = problem
+    image_x, image_y, w = p.c * p.h * p.w, p.k * p.p * p.q, p.k * p.reduction_length()
+    return too_large({"an image of x": image_x, "w": w, "an image of y": image_y})

@@ -1,0 +1,149 @@
+"""Registry x problems: every strategy that runs here, on every problem that it supports, judged as the bench judges it.
+
+On the host these are the NumPy strategies, torch's, and Triton's through the interpreter; with a GPU (`make gpu`), all
+that run there.  Each is exact on small integers where its algorithm allows, and within its derived bound on normals.
+"""
+
+import pytest
+
+from gpucnn.bench.machine import Machine
+from gpucnn.bench.oracle import oracles
+from gpucnn.bench.validate import validate
+from gpucnn.kernels import parse
+from gpucnn.kernels.arrays import has_gpu
+from gpucnn.kernels.strategy import FAMILIES, STRATEGIES, load, strategies
+
+# Each line is there for what stands behind it; together they reach every branch of every kernel's index arithmetic.
+CONV = """
+mb2ic3ih8oc4kh3ph1                              the textbook's layer
+mb1ic5ih7iw9oc6kh3kw3                           no padding, no side a multiple of anything
+mb1ic17ih5oc19kh1                               1x1, channels beyond a tile of 16
+mb2ic8ih9oc8kh1sh2                              1x1 that skips pixels
+mb1ic3ih19oc8kh7sh2ph3                          a network's first layer
+mb1ic4ih11iw6oc5kh5kw2sh3sw2ph2pw1              an even side, strides that differ
+mb1ic3ih9oc4kh2ph1                              an even filter
+mb1ic2ih6iw11oc3kh1kw7ph0pw3                    one row of taps
+mb1ic2ih11iw6oc3kh7kw1ph3pw0                    one column of taps
+mb1ic4ih9oc4kh2sh3                              stride larger than the filter
+mb1ic3ih4oc4kh3ph4                              windows wholly in the padding
+mb1ic3ih13oc4kh3ph2dh1                          dilation 2
+mb1ic3ih12iw15oc4kh3kw2ph2pw3dh1dw3             dilations that differ
+mb1ic2ih14oc3kh3sh2dh1ph1                       stride and dilation at once
+mb1ic3ih7oc4oh8kh3ph1                           more padding below and to the right
+mb1ic3ih7oc4oh6kh3ph1                           less
+mb1ic3ih9oc4oh3kh3sh3ph0                        rows at the end that nothing reads
+g2mb2ic6ih7oc8kh3ph1                            groups
+g3mb1ic9ih6oc6kh3sh2ph1                         groups of three channels to two filters
+g6mb1ic6ih9oc6kh3ph1                            depthwise
+g4mb1ic4ih8oc12kh3sh2ph1                        depthwise, three filters a channel
+mb3ic1ih6oc1kh3ph1                              one channel, one filter
+mb1ic1ih1oc1kh1                                 one of everything
+mb1ic70ih5oc37kh3ph1                            a reduction beyond one tile
+mb5ic4ih6oc40kh3ph1                             many images and filters to a small plane
+mb1ic3iw17oc4kw5pw2                             one row high
+--bias mb2ic3ih6oc5kh3ph1                       the bias of each filter
+--padding-mode=reflect mb1ic3ih7iw5oc4kh5kw3ph3pw2                      each padding mode
+--padding-mode=replicate mb1ic3ih5oc4kh3ph3                             beyond the plane's own size
+--padding-mode=circular mb1ic3ih5iw6oc4kh3kw3ph2pw2
+--padding-mode=circular mb1ic2ih8oc3kh2sh3ph1                           wraps to rows that no window reads
+--padding-mode=constant --padding-value=2 mb1ic3ih6oc4kh3ph1
+--padding-mode=reflect g2mb1ic4ih8oc6kh3sh2dh1ph2                       a mode with everything else
+"""
+ACTIVATED = "--bias --activation={} mb1ic3ih6oc5kh3ph1"
+
+POOL = """
+mb2ic3ih8kh2sh2                 the textbook's pooling
+mb1ic5ih9iw7kh3kw3sh2sw2ph1pw1  overlapping windows, padding
+mb1ic2ih7oh4kh2sh2ph0           ceil_mode: the last window hangs over
+mb1ic2ih6oh4kh3sh2ph1           ceil_mode and padding
+mb1ic3ih9iw8kh3kw2sh1sw3ph1pw0  all per axis
+mb1ic2ih11kh3sh2dh1ph1          dilation
+mb1ic17ih6kh6                   the whole plane
+mb1ic3ih6oh6kh2sh1ph0           padding at the end alone
+mb2ic1ih1kh1                    one of everything
+mb1ic3ih9kh2sh3                 stride larger than the window
+"""
+ADAPTIVE = ["mb2ic3ih8oh2", "mb1ic5ih7iw9oh1ow1", "mb1ic3ih5iw7oh3ow4", "mb1ic2ih3oh5"]
+
+# Lengths around a warp, a block and a power of two; the axis inside, outside and in the middle.
+SOFTMAX = ["3x31", "4x33", "2x1000", "5x128", "3x4097", "--axis=0 37x5", "--axis=1 3x40x7", "--axis=2 2x3x65"]
+LINEAR = ["mb1ic5oc7", "mb4ic33oc10", "--bias mb3ic64oc17", "--bias --activation=gelu mb2ic8oc8"]
+
+
+def lines(text):
+    return [line.split("  ")[0].strip() for line in text.strip().splitlines()]
+
+
+def grid():
+    """All problems: each convolution and pooling in both layouts, the first of each operator in every dtype."""
+    layouts = ["contiguous", "channels_last"]
+    dtypes = ["float64", "float16", "bfloat16"]
+    found = [parse(line, layout=layout) for line in lines(CONV) for layout in layouts]
+    found += [parse(ACTIVATED.format(name)) for name in ("relu", "tanh", "sigmoid", "gelu", "silu")]
+    for line in ("mb2ic16ih8oc24kh3ph1", "--bias --activation=relu mb1ic5ih9oc7kh3sh2ph1", ACTIVATED.format("gelu")):
+        found += [parse(line, layout=layout, dtype=dtype) for layout in layouts for dtype in dtypes]
+    found.append(parse("--allow-tf32 mb2ic16ih8oc24kh3ph1"))
+
+    pools = {
+        "--op=max_pool2d": ["--return-indices", ""],
+        "--op=avg_pool2d": ["", "--count-include-pad=false", "--divisor-override=3"],
+        "--op=sum_pool2d": [""],
+        "--op=lp_pool2d": ["", "--norm-type=3"],
+    }
+    for op, options in pools.items():
+        for index, line in enumerate(lines(POOL)):
+            option = options[index % len(options)]
+            found += [parse(f"{op} {option} {line}", layout=layout) for layout in layouts]
+        found += [parse(f"{op} {options[0]} mb1ic5ih9iw7kh3kw3sh2sw2ph1pw1", dtype=dtype) for dtype in dtypes]
+    for op in ("--op=adaptive_max_pool2d --return-indices", "--op=adaptive_avg_pool2d"):
+        found += [parse(f"{op} {line}", layout=layout) for line in ADAPTIVE for layout in layouts]
+
+    found.append(parse("--op=softmax 1x1"))
+    for op in ("softmax", "log_softmax"):
+        found += [parse(f"--op={op} {line}") for line in SOFTMAX]
+        found += [parse(f"--op={op} 5x77", dtype=dtype) for dtype in dtypes]
+    found += [parse(f"--op=linear {line}") for line in LINEAR]
+    found += [parse("--op=linear --bias mb3ic40oc17", dtype=dtype) for dtype in dtypes]
+    return found
+
+
+MACHINE = Machine("cuda" if has_gpu() else "cpu")
+PAIRS = [(strategy, problem) for problem in grid() for strategy in strategies(problem.operation)]
+RUN = [(strategy, problem) for strategy, problem in PAIRS if not strategy.unsupported(problem, MACHINE.device)]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("strategy", "problem"), [pytest.param(*pair, id=f"{pair[0].name}-{pair[1]}") for pair in RUN])
+def test_every_strategy_agrees_with_the_reference(strategy, problem):
+    found = validate(strategy, problem, MACHINE, oracles(problem, seed=0))
+    assert found.verdict == "PASSED", found.message
+
+
+# A grid that a strategy never runs on would prove nothing of it.
+@pytest.mark.parametrize(
+    "entry", [entry for entry in STRATEGIES if "cpu" in load(entry).devices or load(entry).interpreted]
+)
+def test_every_strategy_that_runs_here_is_in_the_grid(entry):
+    strategy = load(entry)
+    ran = {problem.operation for run, problem in RUN if run is strategy}
+    assert ran == set(strategy.operations)
+
+
+def test_every_reason_is_a_sentence():
+    for strategy, problem in PAIRS:
+        for device in ("cpu", "cuda"):
+            for reason in strategy.unsupported(problem, device):
+                assert reason[0].isupper() or reason.startswith("torch"), reason
+                assert reason.endswith("."), reason
+
+
+def test_the_registry_is_what_the_folders_hold():
+    for entry in STRATEGIES:
+        family, name = entry.split(".")
+        strategy = load(entry)
+        assert strategy.name == name
+        assert set(strategy.operations) <= set(FAMILIES[family])
+        for problem in (problem for run, problem in RUN if run is strategy):
+            assert strategy.executed_flops(problem) > 0
+            assert strategy.workspace_bytes(problem) >= 0
+            assert strategy.configs(problem)[0] is not None
