@@ -1,0 +1,239 @@
+"""What Triton's kernels have beyond what every strategy is tested for: tiles, streams, special values, 64-bit indices.
+
+On the host they run in Triton's interpreter; with a GPU (`make gpu`) natively.
+"""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gpucnn.bench.inputs import Inputs, integers
+from gpucnn.bench.machine import Machine
+from gpucnn.bench.oracle import Oracle, oracles
+from gpucnn.bench.validate import validate
+from gpucnn.kernels import parse
+from gpucnn.kernels.arrays import empty, has_gpu
+from gpucnn.kernels.strategy import load
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("triton")
+pytestmark = pytest.mark.gpu
+
+MACHINE = Machine("cuda" if has_gpu() else "cpu")
+CONV, MAX, AVG, SOFTMAX = (
+    load(entry)
+    for entry in (
+        "conv.triton_implicit_gemm",
+        "pool.triton_max_pool",
+        "pool.triton_avg_pool",
+        "rowwise.triton_softmax",
+    )
+)
+INF, NAN = np.inf, np.nan
+
+
+def judge(strategy, problem, arrays=None):
+    """The verdict on small integers and on normals, or on `arrays`, whose outputs are to be exact."""
+    if arrays is None:
+        return validate(strategy, problem, MACHINE, oracles(problem, seed=0))
+    images = np.arange(problem.outputs()["y"][0])
+    return validate(strategy, problem, MACHINE, [Oracle(problem, Inputs("special values", arrays, True), images)])
+
+
+# Problems of which no tile is a divisor, and whose configurations differ: filters, pixels and reductions on both sides
+# of tiles, by tap and gathered, 16-bit vectors along channels and along pixels; windows shared and not; rows in
+# registers and streamed, along memory and across it.
+CONFIGURED = [
+    (CONV, "mb1ic3ih12iw13oc70kh3kw3ph1pw1"),
+    (CONV, "--layout=channels_last mb1ic37ih9oc33kh1"),
+    (CONV, "--dtype=float16 --layout=channels_last mb1ic36ih12iw13oc70kh1kw1"),
+    (CONV, "--dtype=bfloat16 mb1ic17ih12oc70kh1"),
+    (CONV, "--dtype=float16 mb1ic3ih11iw13oc34kh3kw3"),
+    (CONV, "--dtype=float64 g2mb1ic6ih9oc66kh3"),
+    (MAX, "--op=max_pool2d --return-indices --layout=channels_last mb2ic35ih9kh3sh2ph1"),
+    (MAX, "--op=adaptive_max_pool2d --return-indices mb2ic37ih7oh1"),
+    (AVG, "--op=avg_pool2d --count-include-pad=false mb2ic35ih9kh3sh2ph1"),
+    (AVG, "--op=avg_pool2d --layout=channels_last mb1ic35ih5kh5ph2"),
+    (SOFTMAX, "--op=softmax 33x130"),
+    (SOFTMAX, "--op=log_softmax 3x5000"),
+    (SOFTMAX, "--op=softmax --axis=1 3x300x17"),
+]
+
+
+@pytest.mark.parametrize(
+    ("strategy", "problem", "config"),
+    [
+        pytest.param(strategy, problem, config, id=f"{problem}-{'x'.join(map(str, config.values()))}")
+        for strategy, problem in ((strategy, parse(line)) for strategy, line in CONFIGURED)
+        for config in strategy.configs(problem)
+    ],
+)
+def test_every_configuration_is_right(strategy, problem, config, monkeypatch):
+    monkeypatch.setattr(strategy, "configs", lambda _: [config])
+    found = judge(strategy, problem)
+    assert found.verdict == "PASSED", found.message
+
+
+# One less than a tile of 16, one tile, one more, in filters, channels and pixels at once: the sides of every mask.
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("size", [15, 16, 17, 31, 32, 33])
+def test_tiles_end_where_arrays_do(size, layout):
+    found = judge(CONV, parse(f"--bias --layout={layout} mb1ic{size}iw{size}oc{size}kw1"))
+    assert found.verdict == "PASSED", found.message
+
+
+# A plane that is read pixel by pixel is taken for one row; its columns have no stride of their own then.
+def test_one_column_with_a_stride():
+    found = judge(CONV, parse("mb2ic3ih5iw1oc4kh1kw1sh1sw2"))
+    assert found.verdict == "PASSED", found.message
+
+
+def planted(line, **values):
+    """Small integers for the problem, with `values` at random places: {array: {value: how often}}."""
+    problem, rng = parse(line), np.random.default_rng(0)
+    arrays = integers(problem, seed=0).arrays
+    for name, wanted in values.items():
+        places = iter(rng.permutation(arrays[name].size))
+        for value, count in wanted.items():
+            arrays[name].flat[[next(places) for _ in range(count)]] = value
+    return problem, arrays
+
+
+# Infinite weights meet the padding's zeros, and must not meet what lies beyond the reduction's end.
+@pytest.mark.parametrize(("mode", "value"), [("zeros", 0.0), ("reflect", 0.0), ("constant", INF)])
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_convolution_of_nan_and_infinity(mode, value, layout):
+    problem, arrays = planted(f"--layout={layout} mb2ic5ih7oc6kh3ph1", x={NAN: 1, INF: 2, -INF: 1}, w={INF: 2, -INF: 1})
+    found = judge(CONV, problem.replace(padding_mode=mode, padding_value=value), arrays)
+    assert found.verdict == "PASSED", found.message
+
+
+# Small integers repeat, so that indices tell the first of equals; some windows hold nothing but -inf, or only NaN.
+# The whole plane as one window: its threads reduce it together.
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "--op=max_pool2d --return-indices mb2ic3ih9kh3sh2ph1",
+        "--op=max_pool2d mb2ic3ih9kh3sh2ph1",
+        "--op=max_pool2d --return-indices mb2ic9ih5kh5",
+        "--op=adaptive_max_pool2d mb2ic9ih6oh1",
+        "--op=adaptive_max_pool2d --return-indices mb2ic9ih7oh2",
+    ],
+)
+def test_maximum_of_nan_and_infinity(line, layout):
+    problem, arrays = planted(f"--layout={layout} {line}", x={NAN: 12, INF: 12, -INF: 60})
+    arrays["x"][0, 0], arrays["x"][0, 1], arrays["x"][0, 2] = -INF, NAN, 2
+    found = judge(MAX, problem, arrays)
+    assert found.verdict == "PASSED", found.message
+
+
+# By row: nothing but -inf; +inf; NaN; -inf before the last element, whose share is exactly 1; and before the first.
+# 40000 do not fit into registers.
+@pytest.mark.parametrize("op", ["softmax", "log_softmax"])
+@pytest.mark.parametrize("dims", ["5x37", "5x40000", "--axis=0 300x5"])
+def test_softmax_of_nan_and_infinity(op, dims):
+    problem = parse(f"--op={op} {dims}")
+    x = np.zeros(problem.dims, np.float32)
+    rows = np.moveaxis(x, problem.axis, -1)
+    rows[:] = -INF
+    rows[1, 3], rows[2, 3], rows[3, -1], rows[4, 0] = INF, NAN, 7, 7
+    found = judge(SOFTMAX, problem, {"x": x})
+    assert found.verdict == "PASSED", found.message
+
+
+# The kernels' 64-bit variants, on problems small enough to compute.
+@pytest.mark.parametrize(
+    ("strategy", "line"),
+    [
+        (CONV, "--bias --padding-mode=circular g2mb2ic6ih7oc8kh3ph1"),
+        (CONV, "--layout=channels_last mb2ic16ih7oc8kh3ph1"),
+        (MAX, "--op=max_pool2d --return-indices mb2ic3ih9kh3sh2ph1"),
+        (MAX, "--op=adaptive_max_pool2d --return-indices --layout=channels_last mb2ic3ih9oh2"),
+        (AVG, "--op=avg_pool2d mb2ic3ih9kh3sh2ph1"),
+        (SOFTMAX, "--op=softmax --axis=1 3x20x7"),
+    ],
+)
+def test_indices_of_64_bits(strategy, line, monkeypatch):
+    for name in ("conv.triton_implicit_gemm", "pool.triton_window", "rowwise.triton_softmax"):
+        monkeypatch.setattr(sys.modules[f"gpucnn.kernels.{name}"], "wide", lambda _: True)
+    problem = parse(line)
+    assert strategy.plan(problem).arguments["WIDE"]
+    found = judge(strategy, problem)
+    assert found.verdict == "PASSED", found.message
+
+
+# Three planes of 2**30 elements of which four each are read: their offsets do not fit into 32 bits.
+@pytest.mark.skipif(not has_gpu(), reason="the interpreter would touch all of it")
+@pytest.mark.parametrize("op", ["", "--op=max_pool2d", "--op=avg_pool2d"])
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_more_than_2_to_the_31_elements(op, layout):
+    filters = "" if op else "oc1"
+    problem = parse(f"--dtype=float16 --layout={layout} {op} mb3ic1ih32768{filters}kh1sh16384")
+    x = torch.zeros(3, 1, 32768, 32768, dtype=torch.float16, device="cuda")
+    x[:, :, ::16384, ::16384] = torch.arange(1, 13, device="cuda").reshape(3, 1, 2, 2)
+    strategy = {"conv2d": CONV, "max_pool2d": MAX, "avg_pool2d": AVG}[problem.operation]
+    inputs = [x] if op else [x, torch.ones(1, 1, 1, 1, dtype=torch.float16, device="cuda")]
+    y = empty((3, 1, 2, 2), "float16", layout, "torch", ("cuda", 0))
+    strategy.prepare(problem, "cuda")(inputs, [y])
+    assert y.flatten().tolist() == list(range(1, 13))
+
+
+def test_bfloat16_is_rounded_to_nearest_even():
+    """1 + 2**-8 lies between two numbers and goes to the even one below, 1 + 3 * 2**-8 to the even one above."""
+    problem = parse("--op=sum_pool2d --dtype=bfloat16 mb1ic1iw6kw2sw2")
+    x = torch.tensor([1, 2**-8, 1 + 2**-7, 2**-8, 1 + 2**-7, 2**-7], dtype=torch.bfloat16, device=MACHINE.device)
+    y = torch.empty(1, 1, 1, 3, dtype=torch.bfloat16, device=MACHINE.device)
+    AVG.prepare(problem, MACHINE.device)([x.reshape(1, 1, 1, 6)], [y])
+    assert y.flatten().tolist() == [1, 1 + 2**-6, 1 + 2**-6]
+
+
+def test_host_arrays_need_a_process_without_a_gpu(monkeypatch):
+    monkeypatch.setattr(sys.modules["gpucnn.kernels.triton_common"], "has_gpu", lambda: True)
+    problem = parse("mb1ic3ih8oc4kh3")
+    (reason,) = CONV.unsupported(problem, "cpu")
+    assert "interpreter" in reason
+    assert CONV.unsupported(problem, "cuda") == []
+
+
+# Each fault changes one condition of a kernel, on a problem that shows it.
+FAULTS = [
+    (CONV, "o_m < pixels", "o_m <= pixels", "--bias mb1ic3ih5oc4kh1ph1"),
+    (CONV, "o_k < K", "o_k < K - 1", "mb1ic3ih5oc4kh3"),
+    (CONV, "m_d = o_d < depth", "m_d = o_d <= depth", "mb1ic3ih5oc4kh3"),
+    (CONV, "m_d = o_c < C", "m_d = o_c <= C", "--layout=channels_last mb1ic13ih5oc4kh3"),
+    (CONV, "(h < H)", "(h <= H)", "mb1ic3ih5oc4kh3ph1"),
+    (CONV, "(v >= 0)", "(v >= -1)", "mb1ic3ih5oc4kh3ph1"),
+    (CONV, "group * C + o_c", "o_c", "g2mb1ic4ih5oc6kh3"),
+    (MAX, "value > best", "value >= best", "--op=max_pool2d --return-indices mb1ic3ih8kh3"),
+    (MAX, "(v < w_end)", "(v <= w_end)", "--op=max_pool2d mb1ic3ih8kh3ph1"),
+    (MAX, "(best == top)", "(best <= top)", "--op=max_pool2d --return-indices mb1ic3ih6kh6"),
+    (AVG, "(h >= 0)", "(h >= -1)", "--op=avg_pool2d mb2ic3ih8kh3ph1"),
+    (
+        AVG,
+        "taps_between(w0, -pad_w, counted_w",
+        "taps_between(w0, 0, counted_w",
+        "--op=avg_pool2d mb1ic2ih6oh4kh3sh2ph1",
+    ),
+    (SOFTMAX, "mask = (row < rows) & (i < n)", "mask = i < n", "--op=softmax 3x50"),
+    (SOFTMAX, "mask=(row < rows) & (o < n)", "mask=row < rows", "--op=softmax 2x40000"),
+]
+
+
+@pytest.mark.parametrize(
+    ("strategy", "right", "wrong", "line"),
+    [pytest.param(*fault, id=f"{fault[0].name}-{fault[2]}") for fault in FAULTS],
+)
+def test_planted_faults_are_found(strategy, right, wrong, line, tmp_path):
+    name = type(strategy).__module__
+    source = Path(sys.modules[name].__file__).read_text()
+    assert right in source
+    path = tmp_path / "faulty.py"
+    path.write_text(source.replace(right, wrong))
+    spec = importlib.util.spec_from_file_location(f"{name.rpartition('.')[0]}.faulty", path)
+    faulty = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(faulty)
+    assert judge(faulty.strategy, parse(line)).verdict == "FAILED"
