@@ -1,0 +1,5 @@
+"""`python -m gpucnn.bench` is `gpucnn`."""
+
+from .cli import main
+
+main()

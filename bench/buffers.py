@@ -1,0 +1,149 @@
+"""Arrays for a strategy in memory that is watched: filler in every output, a guard band on both sides of every array.
+
+A buffer is one allocation of bytes, [guard | array | guard], in the strategy's library on its device.  It is written
+and read as bytes, which NumPy encodes and decodes, so what a strategy is given and judged by depends on no library's
+conversions.  bfloat16 is its 16 bits, as int16, in libraries that have no such dtype.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..kernels import arrays
+from ..kernels.problem import DTYPES, Problem, Shape
+from ..kernels.strategy import Launch, Strategy
+
+GUARD_BYTES = 1 << 16  # keeps the array aligned, and is wider than what a tile overruns by
+FILLER = 0xFF  # makes NaN in every floating dtype, -1 in int64: what is read where nothing was written
+OUTPUT_GUARD = 0x5A  # not FILLER: a kernel that reads an input's guard may store that very NaN past its output's end
+
+
+def encode(values: np.ndarray, dtype: str, layout: str) -> np.ndarray:
+    """Values that `dtype` holds -> their bytes in memory order, 1-D uint8."""
+    if layout == "channels_last" and values.ndim == 4:
+        values = values.transpose(0, 2, 3, 1)
+    values = np.ascontiguousarray(values, np.float32 if dtype == "bfloat16" else dtype)
+    if dtype == "bfloat16":
+        values = (values.view(np.uint32) >> 16).astype(np.uint16)
+    return values.reshape(-1).view(np.uint8)
+
+
+def decode(data: np.ndarray, dtype: str, shape: Shape, layout: str) -> np.ndarray:
+    """The inverse of `encode`: an array of that dtype (float32 for bfloat16) and logical shape.
+
+    >>> decode(encode(np.float32([1, -2.5]), "bfloat16", "contiguous"), "bfloat16", (2,), "contiguous").tolist()
+    [1.0, -2.5]
+    """
+    if dtype == "bfloat16":
+        values = (data.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+    else:
+        values = data.view(dtype)
+    if layout == "channels_last" and len(shape) == 4:
+        n, c, h, w = shape
+        return values.reshape(n, h, w, c).transpose(0, 3, 1, 2)
+    return values.reshape(shape)
+
+
+class Buffer:
+    """One guarded array; `array` is what a launch gets, `guard` the byte that its guard bands are filled with."""
+
+    def __init__(self, shape: Shape, dtype: str, layout: str, library: str, device: str, guard: int) -> None:
+        self._shape, self._dtype, self._layout, self._library, self._guard = shape, dtype, layout, library, guard
+        size = math.prod(shape) * (8 if dtype == "int64" else DTYPES[dtype])
+        self._inside = slice(GUARD_BYTES, GUARD_BYTES + size)
+        self._bytes = arrays.empty((size + 2 * GUARD_BYTES,), "uint8", "contiguous", library, (device, 0))
+        self.array = self._typed_view()
+
+    def _typed_view(self) -> Any:
+        if self._library == "torch":
+            import torch
+
+            dtype = getattr(torch, self._dtype)
+        else:
+            dtype = "int16" if self._dtype == "bfloat16" else self._dtype
+        inside = self._bytes[self._inside].view(dtype)
+        if self._layout == "channels_last" and len(self._shape) == 4:
+            n, c, h, w = self._shape
+            return arrays.permuted(inside.reshape(n, h, w, c), (0, 3, 1, 2))
+        return inside.reshape(self._shape)
+
+    def fill(self) -> None:
+        """Filler in the array, the guard byte around it."""
+        self._bytes[:] = self._guard
+        self._bytes[self._inside] = FILLER
+
+    def put(self, values: np.ndarray) -> None:
+        """Values of the array's shape, each a number that its dtype holds; the guard byte around them."""
+        self.fill()
+        data = encode(values, self._dtype, self._layout)
+        if self._library == "cupy":
+            self._bytes[self._inside].set(data)
+        else:
+            self._bytes[self._inside] = arrays.view(data, self._library)
+
+    def take(self, other: Buffer) -> None:
+        """What another buffer of the same kind holds."""
+        self._bytes[:] = other._bytes
+
+    @property
+    def nbytes(self) -> int:
+        return self._bytes.nbytes
+
+    def values(self) -> np.ndarray:
+        """What the array holds now."""
+        return decode(arrays.to_numpy(self._bytes)[self._inside], self._dtype, self._shape, self._layout)
+
+    def holds(self, values: np.ndarray) -> bool:
+        """Whether the array is still, bit for bit, what `put` wrote."""
+        now = arrays.to_numpy(self._bytes)[self._inside]
+        return np.array_equal(now, encode(values, self._dtype, self._layout))
+
+    def guards_hold(self) -> bool:
+        """Whether the bytes before and after the array are untouched."""
+        guards = (self._bytes[:GUARD_BYTES], self._bytes[self._inside.stop :])
+        return all((arrays.to_numpy(guard) == self._guard).all() for guard in guards)
+
+
+class Subject:
+    """A prepared launch, and the memory that it runs on."""
+
+    def __init__(self, strategy: Strategy, problem: Problem, device: str, launch: Launch) -> None:
+        self._made_of = strategy, problem, device, launch
+        layout, dtypes = getattr(problem, "layout", "contiguous"), problem.dtypes()
+
+        def buffers(shapes: Mapping[str, Shape], guard: int) -> dict[str, Buffer]:
+            return {
+                name: Buffer(shape, dtypes[name], layout, strategy.library, device, guard)
+                for name, shape in shapes.items()
+            }
+
+        self.inputs = buffers(problem.inputs(), FILLER)
+        self.outputs = {} if strategy.allocates else buffers(problem.outputs(), OUTPUT_GUARD)
+        self._arguments = [[buffer.array for buffer in side.values()] for side in (self.inputs, self.outputs)]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(buffer.nbytes for buffer in (*self.inputs.values(), *self.outputs.values()))
+
+    def put(self, values: Mapping[str, np.ndarray]) -> None:
+        """Write the inputs, and filler into the outputs."""
+        for name, buffer in self.inputs.items():
+            buffer.put(values[name])
+        for buffer in self.outputs.values():
+            buffer.fill()
+
+    def copy(self) -> Subject:
+        """The same launch and the same inputs, in other memory."""
+        other = Subject(*self._made_of)
+        for name, buffer in self.inputs.items():
+            other.inputs[name].take(buffer)
+        return other
+
+    def __call__(self) -> Sequence[Any]:
+        """Launch once, which is what is timed; returns the arrays that hold the result."""
+        launch = self._made_of[-1]
+        return launch(*self._arguments)

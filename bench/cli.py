@@ -1,0 +1,353 @@
+"""The command line: `gpucnn list | bench | verify | table`."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import shlex
+import sys
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from ..kernels.arrays import has_gpu
+from ..kernels.problem import DTYPES, LAYOUTS, OPERATIONS
+from ..kernels.strategy import STRATEGIES, Missing, Strategy, load
+from . import UsageError, problems, records, report, runner
+from .machine import Machine, choose_device, host_cache_bytes
+from .records import FAULTS, VERDICTS, Record
+from .timing import GpuTimer, HostTimer
+from .validate import Verdict
+
+RESULTS = Path("results")
+PIPE_WIDTH = 140  # columns, where the output is no terminal
+
+app = typer.Typer(
+    name="gpucnn",
+    help="Compare convolution, pooling, softmax and linear kernels: are they right, and how fast are they?\n\n"
+    "Exit codes: 0 fine; 1 a strategy FAILED or its data were MISTRUSTED; 2 the command cannot be carried out; "
+    "130 interrupted.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Sources = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="SUITE|FILE|PROBLEM",
+        help="Suites by name, files of problem lines (benchdnn's shape files too), or problems. Default: smoke.",
+        show_default=False,
+    ),
+]
+Operations = Annotated[
+    list[str] | None,
+    typer.Option("--op", help=f"Only this operator; repeatable: {', '.join(OPERATIONS)}.", show_default=False),
+]
+Patterns = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--strategy",
+        metavar="GLOB",
+        help="Only strategies of such a name, interpreted ones too; repeatable. Default: all that the device runs.",
+        show_default=False,
+    ),
+]
+Dtypes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--dtype",
+        help=f"Of lines that name none: {', '.join(DTYPES)}; repeatable. Default: float32.",
+        show_default=False,
+    ),
+]
+Layout = Annotated[
+    str | None,
+    typer.Option(help=f"Of lines that name none: {' or '.join(LAYOUTS)}. Default: contiguous.", show_default=False),
+]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda; auto is cuda where there is a GPU.")]
+Seed = Annotated[int, typer.Option(min=0, help="Of the random inputs.")]
+
+
+def main() -> None:
+    """Run the command line; what a user asked wrongly ends in one sentence and exit code 2."""
+    # A problem that begins with options ("--op=softmax --axis=1 8x10") is one word of the command line, not an option.
+    words = [f" {word}" if problems.is_problem_text(word) else word for word in sys.argv[1:]]
+    try:
+        app(args=words, prog_name="gpucnn")
+    except UsageError as error:
+        _say(f"gpucnn: error: {error}")
+        sys.exit(2)
+
+
+def _say(message: str) -> None:
+    """A line for the person, beside the results."""
+    print(message, file=sys.stderr, flush=True)
+
+
+def _warn(message: str) -> None:
+    _say(f"gpucnn: warning: {message}")
+
+
+def _output() -> Console:
+    """Where results go."""
+    return Console() if sys.stdout.isatty() else Console(width=PIPE_WIDTH)
+
+
+def _one_of(option: str, values: Collection[str], allowed: Collection[str]) -> list[str]:
+    """The values of an option; UsageError where one is not allowed."""
+    for value in values:
+        if value not in allowed:
+            near = difflib.get_close_matches(value, allowed, n=1)
+            hint = f"did you mean {near[0]}? " if near else ""
+            raise UsageError(f"{option} is {value!r}; {hint}allowed: {', '.join(allowed)}")
+    return list(values)
+
+
+@app.command("list")
+def list_strategies() -> None:
+    """List every strategy, its operators, and whether it runs on this machine, or why not."""
+    table = Table("strategy", "operators", "runs on", "here", box=None, pad_edge=False, header_style="bold")
+    for entry in STRATEGIES:
+        strategy = load(entry)
+        devices = [*strategy.devices, *(["cpu (interpreted)"] if strategy.interpreted else [])]
+        table.add_row(strategy.name, ", ".join(strategy.operations), ", ".join(devices), _here(strategy))
+    _output().print(table)
+
+
+def _here(strategy: Strategy) -> str:
+    """Whether a strategy runs on this machine, or why not."""
+    if isinstance(strategy, Missing):
+        return strategy.reason
+    if "cpu" in strategy.devices or has_gpu():
+        return "yes"
+    return "There is no GPU: only interpreted, where it is named." if strategy.interpreted else "There is no GPU."
+
+
+def _jobs(
+    sources: Sequence[str] | None,
+    operations: Sequence[str] | None,
+    patterns: Sequence[str] | None,
+    dtypes: Sequence[str] | None,
+    layout: str | None,
+    device: str,
+) -> list[runner.Job]:
+    """What `bench` and `verify` are asked to do."""
+    if layout:
+        _one_of("--layout", [layout], LAYOUTS)
+    selection = problems.select(
+        sources or ["smoke"],
+        operations=_one_of("--op", operations or [], OPERATIONS),
+        dtypes=_one_of("--dtype", dtypes or [], DTYPES),
+        layout=layout,
+    )
+    for warning in selection.warnings:
+        _warn(warning)
+    return runner.plan(selection.problems, patterns or [], device)
+
+
+def _machine(device: str) -> Machine:
+    """The machine to run on."""
+    (wanted,) = _one_of("--device", [device], ("auto", "cpu", "cuda"))
+    return Machine(choose_device(wanted))
+
+
+def _announce(device: str, machine: Machine) -> None:
+    """Say so where the host is taken for want of a GPU."""
+    if (device, machine.device) == ("auto", "cpu"):
+        _say(f"There is no GPU: comparing the host's strategies on {machine.hardware}, {machine.threads} threads.")
+
+
+@app.command()
+def bench(
+    sources: Sources = None,
+    operations: Operations = None,
+    patterns: Patterns = None,
+    dtypes: Dtypes = None,
+    layout: Layout = None,
+    device: Device = "auto",
+    seed: Seed = 0,
+    time_budget: Annotated[
+        float | None,
+        typer.Option(metavar="SECONDS", min=0, help="Share this among the measurements; stop when it is spent."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="File of records (JSON lines). Default: results/<device>/bench-<time>.jsonl.", show_default=False
+        ),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with --out; what it has is not repeated.")] = False,
+) -> None:
+    """Validate strategies, time those that are right, record and tabulate the results.
+
+    Examples:
+
+        gpucnn bench                          the suite `smoke` on the best device
+
+        gpucnn bench vgg16 resnet50 --dtype float16 --dtype bfloat16
+
+        gpucnn bench mb8ic64ih56oc64kh3ph1 --strategy 'cupy_*' --strategy torch
+
+        gpucnn bench sweep --time-budget 600 --out sweep.jsonl
+    """
+    machine = _machine(device)
+    jobs = _jobs(sources, operations, patterns, dtypes, layout, machine.device)
+    if resume and out is None:
+        raise UsageError("--resume needs --out: the file to go on with")
+    path = out or RESULTS / machine.slug / f"bench-{datetime.now(timezone.utc):%Y%m%dT%H%M%SZ}.jsonl"
+    timer = GpuTimer() if machine.device == "cuda" else HostTimer(machine.threads, host_cache_bytes())
+    with records.Writer(path, resume, _warn) as writer:
+        _announce(device, machine)
+        left = [job for job in jobs if job.key(machine, seed) not in writer.finished]
+        _say(f"Recording to {path}" + (f"; {len(jobs) - len(left)} of {len(jobs)} are there already" if resume else ""))
+        done = 0
+        try:
+            with _progress(len(left)) as advance:
+                for record in runner.bench(left, machine, timer, seed, time_budget):
+                    writer.append(record)
+                    done += 1
+                    advance(record.verdict, _record_line(record))
+        except KeyboardInterrupt:
+            _say(f"Interrupted: {done} of {len(left)} are recorded.  Go on with: {_resume_command(path)}")
+            raise typer.Exit(130) from None
+        except runner.DeviceLost as error:
+            _say(f"{error}: {done} of {len(left)} are recorded.  Go on with: {_resume_command(path)}")
+            raise typer.Exit(1) from None
+    if done < len(left):
+        _say(f"The time is spent: {done} of {len(left)} are recorded.  Go on with: {_resume_command(path)}")
+    table = records.load(path)
+    report.show(report.grids(table), _output())
+    if table.verdict.isin(FAULTS).any():
+        raise typer.Exit(1)
+
+
+@app.command()
+def verify(
+    sources: Sources = None,
+    operations: Operations = None,
+    patterns: Patterns = None,
+    dtypes: Dtypes = None,
+    layout: Layout = None,
+    device: Device = "auto",
+    seed: Seed = 0,
+) -> None:
+    """Check strategies against the float64 reference, and time nothing.
+
+    Examples:
+
+        gpucnn verify smoke
+
+        gpucnn verify --strategy 'triton_*' --device cpu g2mb1ic4ih9oc4kh3ph1
+    """
+    machine = _machine(device)
+    jobs = _jobs(sources, operations, patterns, dtypes, layout, machine.device)
+    _announce(device, machine)
+    verdicts: list[tuple[runner.Job, Verdict]] = []
+    try:
+        with _progress(len(jobs)) as advance:
+            for job, verdict in runner.judge(jobs, machine, seed):
+                verdicts.append((job, verdict))
+                advance(verdict.verdict, f"{verdict.verdict} {job.strategy.name} {job.problem} {verdict.message}")
+    except runner.DeviceLost as error:
+        _say(f"{error}: {len(jobs) - len(verdicts)} of {len(jobs)} were not verified.")
+        raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        _say(f"Interrupted: {len(jobs) - len(verdicts)} of {len(jobs)} were not verified.")
+        raise typer.Exit(130) from None
+    _print_verdicts(verdicts)
+    if any(verdict.verdict in FAULTS for _, verdict in verdicts):
+        raise typer.Exit(1)
+
+
+def _print_verdicts(verdicts: Sequence[tuple[runner.Job, Verdict]]) -> None:
+    """How often each strategy got each verdict, the errors that came nearest to their bounds, and every reason."""
+    output = _output()
+    table = Table("strategy", box=None, pad_edge=False, header_style="bold")
+    for column in (*VERDICTS, "largest error / bound"):
+        table.add_column(column, justify="right")
+    for name in dict.fromkeys(job.strategy.name for job, _ in verdicts):
+        own = [verdict for job, verdict in verdicts if job.strategy.name == name]
+        counts = Counter(verdict.verdict for verdict in own)
+        ratios = [verdict.accuracy.of_bound for verdict in own if verdict.accuracy]
+        worst = report.figures(max(ratios)) if ratios else ""
+        table.add_row(name, *(str(counts[verdict] or "") for verdict in VERDICTS), worst)
+    output.print(table)
+    reasons = Counter(
+        (job.strategy.name, verdict.verdict, verdict.message) for job, verdict in verdicts if verdict.message
+    )
+    for (name, verdict, message), count in reasons.items():
+        problems_said = "1 problem" if count == 1 else f"{count} problems"
+        output.print(Text(f"{verdict} {name}, {problems_said}: {message}"), soft_wrap=True)
+
+
+def _record_line(record: Record) -> str:
+    """A finished record in one line."""
+    line = f"{record.verdict} {record.strategy} {records.label(record.problem)}"
+    if record.timing:
+        return f"{line} {report.figures(records.quartiles(record.timing.cold_us)[1])} µs"
+    return f"{line} {record.message}"
+
+
+@contextlib.contextmanager
+def _progress(total: int) -> Iterator[Callable[[str, str], None]]:
+    """Gives `advance(verdict, line)`: on a terminal a bar below the lines of faults; elsewhere every line, counted."""
+    if not sys.stderr.isatty():
+        done = iter(range(1, total + 1))
+        yield lambda verdict, line: _say(f"[{next(done)}/{total}] {line}")
+        return
+    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+    bar = Progress(*columns, TextColumn("{task.description}"), console=Console(stderr=True), redirect_stdout=False)
+    with bar:
+        task = bar.add_task("", total=total)
+
+        def advance(verdict: str, line: str) -> None:
+            if verdict in FAULTS:
+                bar.console.print(Text(line, "red"))
+            bar.update(task, advance=1, description=line[:40])
+
+        yield advance
+
+
+def _resume_command(path: Path) -> str:
+    """The command that was given, so that it goes on with `path`."""
+    words = ["gpucnn", *sys.argv[1:]]
+    words += [] if any(word.partition("=")[0] == "--out" for word in words) else ["--out", str(path)]
+    return shlex.join([*words, *([] if "--resume" in words else ["--resume"])])
+
+
+@app.command()
+def table(
+    path: Annotated[
+        Path | None,
+        typer.Argument(metavar="[RECORDS]", help="Default: the newest in results/.", show_default=False),
+    ] = None,
+    form: Annotated[str, typer.Option("--format", help="terminal, markdown or csv.")] = "terminal",
+) -> None:
+    """Tabulate records.
+
+    Examples:
+
+        gpucnn table
+
+        gpucnn table results/nvidia-h200/smoke.jsonl --format markdown
+    """
+    _one_of("--format", [form], ("terminal", "markdown", "csv"))
+    path = path or records.newest(RESULTS)
+    frame = records.frame(records.read(path, _warn))
+    if frame.empty:
+        raise UsageError(f"{path} has no records")
+    if form == "csv":
+        print(report.csv(frame), end="")
+    elif form == "markdown":
+        print(report.markdown(report.grids(frame)))
+    else:
+        report.show(report.grids(frame), _output())

@@ -1,0 +1,282 @@
+"""The machine: what it is, and the two ceilings that every time is held against.
+
+Ceilings are measured here, never taken from a datasheet: the bandwidth of a large copy (bytes read and written), and
+the rate of a large matrix product on random data in each arithmetic.
+"""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import os
+import platform
+import re
+import subprocess
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..kernels import __version__
+from ..kernels.arrays import has_gpu
+from ..kernels.problem import Problem
+from . import UsageError
+from .records import Provenance
+
+PACKAGES = ("numpy", "torch", "triton", "cupy-cuda13x")
+CEILING_S = 0.3  # the best call within this time is a ceiling: many tries, so that one of them is undisturbed
+SIDES = {"cpu": (512, 1024, 2048), "cuda": (4096, 8192)}  # of the matrices, of which the fastest product counts
+COPIED_BYTES = {"cpu": 1 << 28, "cuda": 1 << 32}  # at most, and at most an eighth of the memory
+
+
+def choose_device(wanted: str) -> str:
+    """ "auto", "cpu" or "cuda" -> "cpu" or "cuda".  Raises UsageError where there is no GPU, or no torch to time it."""
+    if wanted == "cuda" and not has_gpu():
+        raise UsageError("--device is cuda, but there is no CUDA GPU on this machine")
+    device = wanted if wanted != "auto" else "cuda" if has_gpu() else "cpu"
+    if device == "cuda" and _torch() is None:
+        raise UsageError("a GPU is timed through torch, which is not installed: install it, or add --device cpu")
+    return device
+
+
+@cache
+def _torch() -> Any:
+    """torch, or None where it is not installed."""
+    try:
+        import torch
+    except ModuleNotFoundError:
+        return None
+    return torch
+
+
+class Machine:
+    """The host ("cpu") or its first GPU ("cuda"), with as many threads as this process may use."""
+
+    def __init__(self, device: str) -> None:
+        self.device = device
+        self.threads = len(os.sched_getaffinity(0))
+        self.hardware, self._driver = _gpu() if device == "cuda" else (_cpu_name(), None)
+        self._ceilings: dict[str, float] = {}
+        if _torch() is not None:  # NumPy's BLAS takes all of them by itself
+            _torch().set_num_threads(self.threads)
+
+    @property
+    def slug(self) -> str:
+        """The hardware's name as a folder's name: "nvidia-h200"."""
+        return re.sub(r"[^a-z0-9]+", "-", self.hardware.lower()).strip("-")
+
+    def ceilings(self, problem: Problem) -> tuple[float, float]:
+        """`copy_gbs()` and `rate_gflops(problem)`, each measured when it is first asked for."""
+        return self.copy_gbs(), self.rate_gflops(problem)
+
+    def copy_gbs(self) -> float:
+        """Bandwidth of a large copy, bytes read plus bytes written, in 10^9 bytes a second."""
+        return self._ceiling("copy", lambda: _copy_gbs(self.device, self.threads))
+
+    def rate_gflops(self, problem: Problem) -> float:
+        """Rate of a large matrix product in the problem's arithmetic, in 10^9 operations a second.
+
+        What is in float16 or bfloat16 may be computed in float32, so the faster of both is its ceiling.
+        """
+        tf32 = self.device == "cuda" and getattr(problem, "allow_tf32", False)
+        arithmetics = {problem.dtype, "tf32" if tf32 else problem.dtype if problem.dtype == "float64" else "float32"}
+        return max(self._ceiling(name, lambda name=name: _rate_gflops(self.device, name)) for name in arithmetics)
+
+    def _ceiling(self, name: str, measure: Callable[[], float]) -> float:
+        if name not in self._ceilings:
+            self._ceilings[name] = measure()
+        return self._ceilings[name]
+
+    def synchronize(self) -> None:
+        """Wait until the device is idle; an error of a kernel that is still running is raised here."""
+        if self.device == "cuda":
+            _torch().cuda.synchronize()
+
+    def alive(self) -> bool:
+        """Whether more can be launched: an illegal access breaks a process's CUDA context for good."""
+        try:
+            self.synchronize()
+        except RuntimeError:
+            return False
+        return True
+
+    def free_bytes(self) -> int:
+        """Memory that is free on the device."""
+        if self.device == "cuda":
+            return _torch().cuda.mem_get_info()[0]
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+    def provenance(self) -> Provenance:
+        """Of a record that is made now."""
+        commit, dirty = _git_state()
+        return Provenance(
+            utc=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+            host=platform.node(),
+            system=f"{platform.system()} {platform.release()} {platform.machine()}",
+            hardware=self.hardware,
+            driver=self._driver,
+            threads=self.threads,
+            versions=_versions(self.device),
+            commit=commit,
+            dirty=dirty,
+            gauges=_gpu_gauges() if self.device == "cuda" else {"load_average": os.getloadavg()[0]},
+        )
+
+
+def _best_s(call: Callable[[], Any], synchronize: Callable[[], Any] = lambda: None) -> float:
+    """Seconds of the fastest call within CEILING_S, after one that does not count."""
+    call()
+    times: list[float] = []
+    while sum(times) < CEILING_S:
+        synchronize()
+        start = time.perf_counter()
+        call()
+        synchronize()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def _copy_gbs(device: str, threads: int) -> float:
+    if device == "cuda":
+        torch = _torch()
+        size = min(COPIED_BYTES[device], torch.cuda.get_device_properties(0).total_memory // 8)
+        source = torch.ones(size, dtype=torch.uint8, device=device)
+        target = torch.empty_like(source)
+        return 2 * size / _best_s(lambda: target.copy_(source), torch.cuda.synchronize) / 1e9
+    size = min(COPIED_BYTES[device], 4 * host_cache_bytes())
+    shares = np.array_split(np.ones(size, np.uint8), threads)  # every thread copies its own
+    targets = [np.zeros_like(share) for share in shares]
+    with ThreadPoolExecutor(threads) as pool:
+        return 2 * size / _best_s(lambda: list(pool.map(np.copyto, targets, shares))) / 1e9
+
+
+def _rate_gflops(device: str, arithmetic: str) -> float:
+    """The rate of the fastest square product; 0 where there is none in this arithmetic."""
+    product, rate = _torch_product if _torch() is not None else _numpy_product, 0.0
+    for side in SIDES[device]:
+        multiply = product(device, arithmetic, side)
+        if multiply is None:
+            break
+        seconds = _best_s(*multiply)
+        rate = max(rate, 2 * side**3 / seconds / 1e9)
+        if 2**3 * seconds > CEILING_S:  # what the next, of twice the side, would take
+            break
+    return rate
+
+
+def _numpy_product(device: str, arithmetic: str, side: int) -> tuple[Callable[[], Any], ...] | None:
+    if arithmetic not in ("float32", "float64"):
+        return None
+    rng = np.random.default_rng(0)
+    a, b = (rng.standard_normal((side, side)).astype(arithmetic) for _ in range(2))
+    return (lambda: a @ b,)
+
+
+def _torch_product(device: str, arithmetic: str, side: int) -> tuple[Callable[[], Any], ...] | None:
+    torch = _torch()
+    dtype = torch.float32 if arithmetic == "tf32" else getattr(torch, arithmetic)
+    a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+
+    def multiply() -> Any:
+        return a @ b
+
+    def multiply_on_gpu() -> Any:
+        matmul = torch.backends.cuda.matmul
+        before, matmul.fp32_precision = matmul.fp32_precision, "tf32" if arithmetic == "tf32" else "ieee"
+        try:
+            return a @ b
+        finally:
+            matmul.fp32_precision = before
+
+    return (multiply_on_gpu, torch.cuda.synchronize) if device == "cuda" else (multiply,)
+
+
+def _cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    match = re.search(r"^model name\s*:\s*(.+)$", info.read_text(), re.MULTILINE) if info.exists() else None
+    return match[1].strip() if match else platform.processor() or platform.machine()
+
+
+def host_cache_bytes() -> int:
+    """Size of the host's last-level cache; 32 MiB where the system does not tell."""
+    sizes = Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")
+    matches = [re.fullmatch(r"(\d+)([KMG]?)", path.read_text().strip()) for path in sizes]
+    shift = {"": 0, "K": 10, "M": 20, "G": 30}
+    return max((int(match[1]) << shift[match[2]] for match in matches if match), default=32 << 20)
+
+
+@cache
+def _nvml_device() -> tuple[Any, Any] | None:
+    """(pynvml, the handle of torch's first GPU); None where nvidia-ml-py is not installed or finds no driver."""
+    try:
+        import pynvml
+    except ModuleNotFoundError:
+        return None
+    try:
+        pynvml.nvmlInit()
+        return pynvml, pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{_torch().cuda.get_device_properties(0).uuid}")
+    except pynvml.NVMLError:
+        return None
+
+
+def _gpu() -> tuple[str, str | None]:
+    """The GPU's name and the driver's version."""
+    nvml = _nvml_device()
+    return _torch().cuda.get_device_name(0), nvml[0].nvmlSystemGetDriverVersion() if nvml else None
+
+
+def _gpu_gauges() -> dict[str, float]:
+    """What the GPU tells of itself now; a gauge that it does not have is left out."""
+    nvml = _nvml_device()
+    if nvml is None:
+        return {}
+    pynvml, handle = nvml
+    asked: dict[str, Callable[[], float]] = {
+        "sm_clock_mhz": lambda: pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_SM),
+        "memory_clock_mhz": lambda: pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_MEM),
+        "temperature_c": lambda: pynvml.nvmlDeviceGetTemperature(handle, pynvml.NVML_TEMPERATURE_GPU),
+        "power_w": lambda: pynvml.nvmlDeviceGetPowerUsage(handle) / 1e3,
+        "throttle_reasons": lambda: pynvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle),
+    }
+    gauges = {}
+    for name, ask in asked.items():
+        try:
+            gauges[name] = float(ask())
+        except pynvml.NVMLError:
+            continue
+    return gauges
+
+
+@cache
+def _versions(device: str) -> dict[str, str]:
+    versions = {"python": platform.python_version(), "gpucnn": __version__}
+    for package in PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    if device == "cuda":
+        versions["cuda"] = str(_torch().version.cuda)
+        versions["cudnn"] = str(_torch().backends.cudnn.version())
+    return versions
+
+
+@cache
+def _git_state() -> tuple[str | None, bool | None]:
+    """Commit of the working tree that this package runs from and whether it has changes; None where it is installed."""
+    root = Path(__file__).resolve().parents[1]
+
+    def git(*words: str) -> str:
+        result = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=True)
+        return result.stdout.strip()
+
+    try:
+        if Path(git("rev-parse", "--show-toplevel")) != root:
+            return None, None
+        return git("rev-parse", "HEAD"), bool(git("status", "--porcelain"))
+    except (OSError, subprocess.CalledProcessError):
+        return None, None

@@ -1,0 +1,117 @@
+"""Which problems to run: suites, files of problem lines and single lines -> problems.
+
+A suite is a file of problem lines beside this module; oneDNN benchdnn's shape files read the same way.  Blank lines and
+lines that begin with `#` say nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..kernels.problem import (
+    AdaptivePoolProblem,
+    ConvProblem,
+    LinearProblem,
+    PoolProblem,
+    Problem,
+    ProblemError,
+    SoftmaxProblem,
+    parse,
+)
+from . import UsageError
+
+SUITES = Path(__file__).parent / "suites"
+_CLASSES = (ConvProblem, PoolProblem, AdaptivePoolProblem, SoftmaxProblem, LinearProblem)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The problems that were asked for, none twice, in order; and a sentence for each line that was left out."""
+
+    problems: tuple[Problem, ...]
+    warnings: tuple[str, ...]
+
+
+def suites() -> dict[str, Path]:
+    """Name -> file of every suite that ships with the bench."""
+    return {path.stem: path for path in sorted(SUITES.glob("*.txt"))}
+
+
+def is_problem_text(argument: str) -> bool:
+    """Whether a word of a command line is a whole problem that begins with its options.
+
+    >>> is_problem_text("--op=softmax --axis=1 64x1000"), is_problem_text("--op=softmax"), is_problem_text("--out=a b")
+    (True, False, False)
+    """
+    match = re.match(r"--([a-z0-9-]+)(=\S*)?\s+\S", argument)
+    options = {
+        f.name.replace("_", "-") for cls in _CLASSES for f in dataclasses.fields(cls) if f.metadata.get("option")
+    }
+    return match is not None and match[1] in options
+
+
+def select(
+    sources: Sequence[str], *, operations: Sequence[str] = (), dtypes: Sequence[str] = (), layout: str | None = None
+) -> Selection:
+    """Read suites, files and single lines.
+
+    `dtypes` and `layout` hold for lines that do not name their own; with several dtypes every line stands once for
+    each.  `operations` keeps only problems of these operators.  Raises UsageError.
+    """
+    defaults = {"layout": layout} if layout else {}
+    problems: dict[Problem, None] = {}
+    warnings: dict[str, None] = {}
+    for source in sources:
+        for dtype in dtypes or (None,):
+            for found in _read(source, {**defaults, **({"dtype": dtype} if dtype else {})}):
+                if isinstance(found, str):
+                    warnings[found] = None
+                elif not operations or found.operation in operations:
+                    problems[found] = None
+    if not problems:
+        kept = f" that computes {' or '.join(operations)}" if operations else ""
+        raise UsageError(f"there is no problem{kept} in {', '.join(sources)}")
+    return Selection(tuple(problems), tuple(warnings))
+
+
+def _read(source: str, defaults: dict[str, str]) -> Iterator[Problem | str]:
+    """The problems of one source, and warnings."""
+    path = suites().get(source) or Path(source)
+    if os.path.isfile(path):  # unlike Path.is_file, this bears text that is too long for a path
+        yield from _read_file(path, defaults)
+        return
+    try:
+        yield parse(source, **defaults)
+    except ProblemError as error:
+        raise UsageError(_unknown(source, error)) from None
+
+
+def _read_file(path: Path, defaults: dict[str, str]) -> Iterator[Problem | str]:
+    try:
+        lines = path.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} cannot be read: {error}") from None
+    for number, line in enumerate(lines, 1):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        try:
+            yield parse(line, **defaults)
+        except ProblemError as error:
+            if not str(error).startswith("3-D not supported"):
+                raise UsageError(f"{path}:{number}: {error}") from None
+            yield f"{path}:{number}: left out: {error}"
+
+
+def _unknown(source: str, error: ProblemError) -> str:
+    """What to say of a source that is neither a suite nor a file nor a problem."""
+    if any(character.isdigit() for character in source) and not difflib.get_close_matches(source, suites(), cutoff=0.8):
+        return str(error)
+    near = difflib.get_close_matches(source, suites(), n=1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    return f"{source!r} is no suite, no file and no problem; {hint}suites: {', '.join(suites())}"

@@ -1,0 +1,291 @@
+"""Records: one line of JSON for every strategy on every problem, written as soon as it is known.
+
+A file is append-only and each line is flushed to the disk before the next measurement starts, so that whatever ends a
+run leaves every finished record.  A line that was torn by the end of a run is dropped with a warning.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import types
+import typing
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..kernels.problem import parse
+from . import UsageError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SCHEMA = 1
+VERDICTS = ("PASSED", "FAILED", "SKIPPED", "UNSUPPORTED", "MISTRUSTED")
+FAULTS = ("FAILED", "MISTRUSTED")
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """How far a strategy's outputs are from the float64 reference.
+
+    error     largest |error| over largest |reference|
+    of_bound  largest |error| / bound; above 1 it is FAILED
+    checked   how many outputs were compared with the reference, of `outputs`; of the others, only that they are written
+    """
+
+    error: float
+    of_bound: float
+    checked: int
+    outputs: int
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Raw samples in microseconds.  `method`: "host", "graph" (CUDA graph replay) or "events" (eager launches)."""
+
+    method: str
+    cold_us: tuple[float, ...]
+    warm_us: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a problem takes, and the strategy where it supports it.
+
+    `floor_us` is the larger of flops / rate and min_bytes / bandwidth, both as measured on this machine.
+    """
+
+    flops: int
+    executed_flops: int | None
+    min_bytes: int
+    workspace_bytes: int | None
+    copy_gbs: float
+    rate_gflops: float
+    floor_us: float
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where and when a record was made.
+
+    `gauges` are read just after the measurement: clocks, temperature, power of a GPU, the load average of a host.
+    """
+
+    utc: str
+    host: str
+    system: str
+    hardware: str
+    driver: str | None
+    threads: int
+    versions: dict[str, str]
+    commit: str | None
+    dirty: bool | None
+    gauges: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Record:
+    """One strategy on one problem.  Only PASSED has a timing; only what was computed has an accuracy."""
+
+    schema: int
+    problem: str
+    operation: str
+    dtype: str
+    layout: str
+    strategy: str
+    device: str
+    seed: int
+    verdict: str
+    message: str
+    accuracy: Accuracy | None
+    timing: Timing | None
+    work: Work
+    provenance: Provenance
+
+    def __post_init__(self) -> None:
+        if self.verdict not in VERDICTS:
+            raise ValueError(f"verdict is {self.verdict!r}, expected one of {', '.join(VERDICTS)}")
+        if self.timing is not None and (self.verdict != "PASSED" or not self.timing.cold_us):
+            raise ValueError(f"a {self.verdict} record has {len(self.timing.cold_us)} samples: only PASSED is timed")
+
+    @property
+    def key(self) -> Key:
+        """What a resumed run does not repeat."""
+        return self.problem, self.strategy, self.provenance.hardware, self.provenance.threads, self.seed
+
+
+Key = tuple[str, str, str, int, int]  # problem, strategy, hardware, threads, seed
+
+
+def to_json(record: Record) -> str:
+    """One line.  Numbers that JSON does not have are strings: "nan", "inf"."""
+    return json.dumps(_plain(dataclasses.asdict(record)), allow_nan=False)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def from_json(line: str) -> Record:
+    """The inverse of `to_json`; ValueError that names the field where the line is no record of this schema."""
+    value = json.loads(line)
+    if not isinstance(value, dict) or "schema" not in value:
+        raise ValueError("this is no record: it has no field 'schema'")
+    if value["schema"] != SCHEMA:
+        raise ValueError(f"schema is {value['schema']!r}; this version of gpucnn reads {SCHEMA}")
+    return _typed(value, Record, "record")
+
+
+def _typed(value: Any, kind: Any, name: str) -> Any:
+    """`value` from JSON as a `kind`: a dataclass, str, int, float, bool, tuple[X, ...], dict[str, X]; or one | None."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if dataclasses.is_dataclass(kind) and isinstance(value, dict):
+        return _typed_fields(value, kind, name)
+    if origin is types.UnionType:
+        chosen = type(None) if value is None else next(argument for argument in arguments if argument is not type(None))
+        return _typed(value, chosen, name)
+    if origin is tuple and isinstance(value, list):
+        return tuple(_typed(item, arguments[0], f"{name}[{index}]") for index, item in enumerate(value))
+    if origin is dict and isinstance(value, dict):
+        return {key: _typed(item, arguments[1], f"{name}.{key}") for key, item in value.items()}
+    if kind is float and (type(value) is int or value in ("nan", "inf", "-inf")):
+        return float(value)
+    if origin is None and type(value) is kind:
+        return value
+    raise ValueError(f"{name} is {value!r}, expected {getattr(kind, '__name__', kind)}")
+
+
+def _typed_fields(value: dict[str, Any], kind: Any, name: str) -> Any:
+    hints = typing.get_type_hints(kind)
+    wrong = sorted(hints.keys() ^ value.keys())
+    if wrong:
+        state = "missing" if wrong[0] in hints else "unknown"
+        raise ValueError(f"field {wrong[0]!r} of {name} is {state}")
+    return kind(**{field: _typed(value[field], hint, f"{name}.{field}") for field, hint in hints.items()})
+
+
+class Writer:
+    """Appends records to a file, each on the disk before `append` returns.
+
+    With `resume`, `finished` has the keys of the records that the file holds; without, it must be new or empty.
+    """
+
+    def __init__(self, path: Path, resume: bool, warn: Callable[[str], None] = warnings.warn) -> None:
+        self.finished: frozenset[Key] = frozenset()
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = path.open("a", encoding="utf-8")
+            if self._file.tell() > 0:
+                if not resume:
+                    raise UsageError(f"{path} has records: add --resume to go on with it, or name another --out")
+                self.finished = frozenset(record.key for record in read(path, warn))
+                _cut_torn_line(path)
+        except OSError as error:
+            raise UsageError(f"{path} cannot be written: {error.strerror}") from None
+
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def append(self, record: Record) -> None:
+        self._file.write(to_json(record) + "\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+
+def _cut_torn_line(path: Path) -> None:
+    data = path.read_bytes()
+    os.truncate(path, data.rfind(b"\n") + 1)
+
+
+def read(path: Path, warn: Callable[[str], None] = warnings.warn) -> Iterator[Record]:
+    """The records of a file in order.  Raises UsageError that names file and line; warns of a torn last line."""
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from None
+    *lines, torn = text.split("\n")
+    if torn:
+        warn(f"{path}:{len(lines) + 1}: the last line is torn, its run was interrupted: it is left out")
+    for number, line in enumerate(lines, 1):
+        try:
+            yield from_json(line)
+        except ValueError as error:
+            raise UsageError(f"{path}:{number}: {error}") from None
+
+
+def newest(folder: Path) -> Path:
+    """The records file below `folder` that was written to last."""
+    files = sorted(folder.glob("*/*.jsonl"), key=lambda path: path.stat().st_mtime)
+    if not files:
+        raise UsageError(f"there are no records in {folder}/: run `gpucnn bench` first, or name a file")
+    return files[-1]
+
+
+def load(path: str | Path) -> pd.DataFrame:
+    """A file of records as a table, one row a record.  Raises UsageError.
+
+    Columns: those of `Record`, `Accuracy`, `Timing`, `Work` and `Provenance`; of the cold samples `time_us` (their
+    median), `q1_us`, `q3_us` and `n`; of the warm ones `warm_time_us`; and `label`, the problem's name, or else its
+    shortest text.  What a record does not have is missing there.
+    """
+    return frame(read(Path(path)))
+
+
+def frame(records: Iterable[Record]) -> pd.DataFrame:
+    """Records as a table: see `load`."""
+    import pandas as pd
+
+    return pd.DataFrame([_row(record) for record in records])
+
+
+def _row(record: Record) -> dict[str, Any]:
+    row = {**vars(record), "label": label(record.problem)}
+    for group, kind in (("accuracy", Accuracy), ("timing", Timing), ("work", Work), ("provenance", Provenance)):
+        value = row.pop(group)
+        row |= {field.name: getattr(value, field.name, None) for field in dataclasses.fields(kind)}
+    cold_us, warm_us = row["cold_us"] or (), row["warm_us"] or ()
+    q1_us, time_us, q3_us = quartiles(cold_us)
+    return row | {
+        "time_us": time_us,
+        "q1_us": q1_us,
+        "q3_us": q3_us,
+        "n": len(cold_us),
+        "warm_time_us": quartiles(warm_us)[1],
+    }
+
+
+def label(text: str) -> str:
+    """A problem's name, or else its shortest descriptor, and the options that a table's title does not hold.
+
+    >>> label('--activation=relu mb1ic64oc64ih56kh3ph1n"resnet50:res2a"'), label("--op=softmax --axis=1 8x1000")
+    ('resnet50:res2a activation=relu', '8x1000 axis=1')
+    """
+    problem = parse(text)
+    shown = [option[2:] for option in problem.options() if not option.startswith(("--op=", "--dtype=", "--layout="))]
+    return " ".join([problem.name or problem.descriptor(minimal=True), *shown])
+
+
+def quartiles(samples: tuple[float, ...]) -> tuple[float, float, float]:
+    """First quartile, median and third quartile, between samples by linear interpolation; NaN where there is none.
+
+    >>> quartiles((4.0, 1.0, 2.0, 3.0, 5.0))
+    (2.0, 3.0, 4.0)
+    """
+    if not samples:
+        return math.nan, math.nan, math.nan
+    q1, median, q3 = np.quantile(samples, (0.25, 0.5, 0.75)).tolist()
+    return q1, median, q3

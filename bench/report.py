@@ -1,0 +1,281 @@
+"""Tables of records: for the terminal, in Markdown and as CSV.
+
+One table for each operator, dtype, layout and machine: a row for each problem, a column for each strategy.  It is laid
+out once, as a `Grid`, which every form renders.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ..kernels.strategy import STRATEGIES
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+VENDOR = "torch"
+CSV_COLUMNS = (
+    *("problem", "label", "operation", "dtype", "layout", "strategy", "verdict", "device", "hardware", "threads"),
+    *(
+        "time_us",
+        "q1_us",
+        "q3_us",
+        "n",
+        "warm_time_us",
+        "method",
+        "floor_us",
+        "error",
+        "of_bound",
+        "checked",
+        "outputs",
+    ),
+    *("flops", "executed_flops", "min_bytes", "workspace_bytes", "copy_gbs", "rate_gflops"),
+    *("seed", "utc", "commit", "dirty", "message"),
+)
+LEGEND = (
+    "Best of a row: * or bold.  Floor: the larger of bytes / bandwidth and flops / rate, as measured here.  "
+    "Error: largest |error| over largest |output|, against float64.  A mean is over the problems that both passed."
+)
+BUSY = 1.5  # load average per thread from which on others' work is in the times
+METHODS = {"host": "wall clock", "graph": "CUDA graph replay", "events": "eager launches"}
+
+Row = Mapping[str, Any]  # one record, as `records.load` has it
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What stands in one place of a table; `best` is marked."""
+
+    text: str
+    best: bool = False
+
+
+@dataclass(frozen=True)
+class Grid:
+    """One table.  `summary` says what was measured where; `notes` give the reasons of cells without a time.
+
+    A column's heading is lines: a strategy's name, broken where it has underscores, or words; then the unit.
+    """
+
+    title: str
+    summary: str
+    columns: tuple[tuple[str, ...], ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    notes: tuple[str, ...]
+
+
+def figures(value: float) -> str:
+    """At most three significant digits, and an exponent only where a person would lose count of the zeros.
+
+    >>> [figures(value) for value in (0.012345, 1.2, 123.4, 123456.0, 4.567e-7, 0, math.nan)]
+    ['0.0123', '1.2', '123', '123000', '4.57e-7', '0', 'NaN']
+    """
+    if math.isnan(value):
+        return "NaN"
+    text = f"{value:.3g}"
+    return f"{float(text):.0f}" if 1e3 <= abs(value) < 1e7 else _short_exponent(text)
+
+
+def order(value: float) -> str:
+    """An error: its order and first digit.
+
+    >>> order(4.567e-7), order(0.0), order(math.inf), order(0.3)
+    ('5e-7', '0', 'inf', '3e-1')
+    """
+    return figures(value) if value == 0 or not math.isfinite(value) else _short_exponent(f"{value:.0e}")
+
+
+def _short_exponent(text: str) -> str:
+    return text.replace("e-0", "e-").replace("e+0", "e").replace("e+", "e")
+
+
+def grids(records: pd.DataFrame) -> list[Grid]:
+    """The tables of `records.load`'s frame, in the order in which their first records stand."""
+    tables: dict[tuple[str, ...], dict[tuple[str, str], Row]] = {}
+    for row in records.to_dict("records"):
+        table = tables.setdefault((row["operation"], row["dtype"], row["layout"], row["hardware"]), {})
+        table[row["problem"], row["strategy"]] = row
+    return [_grid(list(table.values())) for table in tables.values()]
+
+
+def _grid(records: Sequence[Row]) -> Grid:
+    known = [entry.split(".")[1] for entry in STRATEGIES]
+    names = sorted({row["strategy"] for row in records}, key=lambda name: [*known, name].index(name))
+    lines: dict[str, dict[str, Row]] = {}
+    for row in records:
+        lines.setdefault(row["problem"], {})[row["strategy"]] = row
+    unit, us = _unit([best["time_us"] for line in lines.values() if (best := _best(line))])
+    compared = VENDOR in names and len(names) > 1
+    columns = [("problem",), *((*name.split("_"), unit) for name in names), ("floor", unit), ("% of", "floor")]
+    columns += [("best", "error")]
+    columns += [("vs", VENDOR), (VENDOR, "error")] if compared else []
+    rows = [_cells(line, names, us, compared) for line in lines.values()]
+    if compared:
+        rows.append(_means(list(lines.values()), names, len(columns)))
+    first = records[0]
+    return Grid(
+        title=" ".join([first["operation"], first["dtype"], *_unless(first["layout"], "contiguous")]),
+        summary=_summary(records),
+        columns=tuple(columns),
+        rows=tuple(rows),
+        notes=tuple(_notes(records)),
+    )
+
+
+def _unless(value: str, usual: str) -> list[str]:
+    return [] if value == usual else [value]
+
+
+def _unit(best_us: Sequence[float]) -> tuple[str, float]:
+    """The unit of a table's times, and its length in microseconds."""
+    return ("ms", 1e3) if best_us and statistics.median(best_us) >= 1e3 else ("µs", 1.0)
+
+
+def _passed(line: Mapping[str, Row]) -> list[Row]:
+    return [row for row in line.values() if row["verdict"] == "PASSED"]
+
+
+def _best(line: Mapping[str, Row]) -> Row | None:
+    return min(_passed(line), key=lambda row: row["time_us"], default=None)
+
+
+def _cells(line: Mapping[str, Row], names: Sequence[str], us: float, compared: bool) -> tuple[Cell, ...]:
+    any_row, best, vendor = next(iter(line.values())), _best(line), line.get(VENDOR)
+    cells = [Cell(any_row["label"]), *(_cell(line.get(name), best, us) for name in names)]
+    cells.append(Cell(figures(any_row["floor_us"] / us)))
+    if best is None:
+        return (*cells, *[Cell("")] * (4 if compared else 2))
+    cells += [Cell(figures(100 * best["floor_us"] / best["time_us"])), Cell(order(best["error"]))]
+    if compared:
+        timed = vendor if vendor is not None and vendor["verdict"] == "PASSED" else None
+        cells.append(Cell(f"{figures(timed['time_us'] / best['time_us'])}×" if timed else ""))
+        cells.append(Cell(order(vendor["error"]) if vendor is not None and _compared(vendor) else ""))
+    return tuple(cells)
+
+
+def _cell(row: Row | None, best: Row | None, us: float) -> Cell:
+    if row is None:
+        return Cell("")
+    if row["verdict"] == "PASSED":
+        return Cell(figures(row["time_us"] / us), best=row is best)
+    if row["verdict"] == "FAILED":
+        return Cell(f"FAILED {order(row['error'])}" if _compared(row) else "FAILED")
+    return Cell("–" if row["verdict"] == "UNSUPPORTED" else row["verdict"])
+
+
+def _compared(row: Row) -> bool:
+    """Whether a record has an accuracy; its error may be NaN."""
+    return row["checked"] == row["checked"] and row["checked"] is not None
+
+
+def _means(lines: Sequence[Mapping[str, Row]], names: Sequence[str], width: int) -> tuple[Cell, ...]:
+    """The last row: how many times as fast as the vendor each strategy is, on the problems that both passed."""
+    cells = [Cell(f"geometric mean vs {VENDOR}")]
+    times = [{row["strategy"]: row["time_us"] for row in _passed(line)} for line in lines]
+    for name in names:
+        ratios = [time[VENDOR] / time[name] for time in times if VENDOR in time and name in time]
+        cells.append(Cell(f"{figures(statistics.geometric_mean(ratios))}×" if ratios else ""))
+    return (*cells, *[Cell("")] * (width - len(cells)))
+
+
+def _summary(records: Sequence[Row]) -> str:
+    """One sentence: what was measured, where, when, and against which ceilings."""
+    timed = [row for row in records if row["verdict"] == "PASSED"]
+    first, last = records[0], records[-1]
+    where = f"{first['hardware']}, {first['threads']} threads" if first["device"] == "cpu" else first["hardware"]
+    ceilings = f"{figures(first['copy_gbs'])} GB/s, {figures(first['rate_gflops'])} GFLOP/s"
+    if not timed:
+        return f"{where}, {last['utc'][:10]}: nothing was timed."
+    fewest, most = (int(pick(row["n"] for row in timed)) for pick in (min, max))
+    n = f"{fewest} to {most}" if most > fewest else f"{fewest}"
+    methods = ", ".join(dict.fromkeys(METHODS[row["method"]] for row in timed))
+    return f"{where}, {last['utc'][:10]}: median of {n} samples, caches cold, {methods}; floor of {ceilings}."
+
+
+def _notes(records: Sequence[Row]) -> Iterator[str]:
+    """Why cells have no time, what was not compared in full, and whether the machine was busy with something else."""
+    for verdict in ("UNSUPPORTED", "SKIPPED", "MISTRUSTED"):
+        found = [row for row in records if row["verdict"] == verdict]
+        for message in dict.fromkeys(row["message"] for row in found):
+            same = [row for row in found if row["message"] == message]
+            names = ", ".join(dict.fromkeys(row["strategy"] for row in same))
+            labels = list(dict.fromkeys(row["label"] for row in same))
+            problems = labels[0] if len(labels) == 1 else f"{len(labels)} problems"
+            yield f"{'–' if verdict == 'UNSUPPORTED' else verdict} {names} on {problems}: {message}"
+    for row in records:
+        if row["verdict"] == "FAILED":
+            yield f"FAILED {row['strategy']} on {row['label']}: {row['message']}"
+    partly = dict.fromkeys(row["label"] for row in records if _compared(row) and row["checked"] < row["outputs"])
+    if partly:
+        yield f"Compared with float64 on a random part of the outputs: {', '.join(partly)}."
+    load = max(row["gauges"].get("load_average", 0.0) for row in records)
+    if load > BUSY * records[0]["threads"]:
+        yield f"The machine had other work: a load average of up to {figures(load)} on {records[0]['threads']} threads."
+
+
+def show(tables: Iterable[Grid], console: Console) -> None:
+    """Print the tables; where there is no colour the best of a row has a star."""
+    for grid in tables:
+        table = Table(box=box.SIMPLE_HEAD, padding=0, pad_edge=False, show_edge=False, header_style="")
+        for number, lines in enumerate(grid.columns):
+            table.add_column(Text("\n".join(lines)), justify="right" if number else "left", vertical="bottom")
+        for row in grid.rows:
+            table.add_row(*(_styled(cell, console.is_terminal) for cell in row))
+        console.print(Text(f"\n{grid.title}", "bold"))
+        console.print(Text(grid.summary, "dim"))
+        console.print(table)
+        for note in grid.notes:
+            console.print(Text(note, "dim"), soft_wrap=True)  # so that a command in it can be copied
+    console.print(Text(f"\n{LEGEND}", "dim"))
+
+
+def _styled(cell: Cell, colour: bool) -> Text:
+    if cell.best:
+        return Text(cell.text, "bold green") if colour else Text(f"{cell.text}*")
+    if cell.text.startswith("FAILED"):
+        return Text(cell.text.replace(" ", "\n"), "bold red")
+    return Text(cell.text)
+
+
+def markdown(tables: Iterable[Grid]) -> str:
+    """The tables in Markdown, the best of each row in bold."""
+    return "\n\n".join([*map(_markdown, tables), LEGEND])
+
+
+def _markdown(grid: Grid) -> str:
+    def line(cells: Iterable[str]) -> str:
+        return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+
+    first, *others = (_heading(lines) for lines in grid.columns)
+    body = [line(f"**{cell.text}**" if cell.best else cell.text for cell in row) for row in grid.rows]
+    return "\n".join(
+        [
+            f"**{grid.title}.** {grid.summary}",
+            "",
+            line([first, *others]),
+            line(["---", *["---:"] * len(others)]),
+            *body,
+            "",
+            *(f"- {note}" for note in grid.notes),
+        ]
+    )
+
+
+def _heading(lines: tuple[str, ...]) -> str:
+    """A column's heading in one line: a strategy's name whole again, its unit behind it."""
+    *name, unit = lines
+    return f"{'_'.join(name)}, {unit}" if unit in ("ms", "µs") else " ".join(lines)
+
+
+def csv(records: pd.DataFrame) -> str:
+    """Every record in a line, with all digits; raw samples are in the records alone."""
+    return records.reindex(columns=list(CSV_COLUMNS)).convert_dtypes().to_csv(index=False)

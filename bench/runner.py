@@ -1,0 +1,175 @@
+"""The run: which strategy on which problem, and from there to records."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import fnmatch
+import itertools
+import shlex
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from ..kernels.problem import Problem
+from ..kernels.strategy import STRATEGIES, Strategy, strategies
+from . import UsageError
+from .buffers import Subject
+from .machine import Machine, choose_device
+from .oracle import oracles
+from .records import FAULTS, SCHEMA, Key, Record, Timing, Work
+from .timing import Timer
+from .validate import Verdict, raised, validate
+
+MEASUREMENT_S = 0.4  # of sampling for each strategy on each problem, where no time budget is given
+TIMED_SHARE = 0.5  # of a time budget; the rest is for validation
+ROTATED = 3  # sets of arrays that samples take in turn, where they fit into an eighth of the free memory
+
+
+class DeviceLost(Exception):
+    """A kernel has broken the process's CUDA context: nothing more can run in it."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One strategy on one problem."""
+
+    problem: Problem
+    strategy: Strategy
+
+    def key(self, machine: Machine, seed: int) -> Key:
+        """The key of the record that this job makes."""
+        return str(self.problem), self.strategy.name, machine.hardware, machine.threads, seed
+
+
+def plan(problems: Sequence[Problem], patterns: Sequence[str], device: str) -> list[Job]:
+    """Every problem with the strategies whose names match a pattern; without patterns, with those of the device.
+
+    A strategy that is named need not support the problem or the device: its record then says why not.  Raises
+    UsageError for a pattern that matches nothing.
+    """
+    known = dict.fromkeys(entry.split(".")[1] for entry in STRATEGIES)
+    for pattern in patterns:
+        if not fnmatch.filter(known, pattern):
+            near = difflib.get_close_matches(pattern, known, n=2)
+            hint = f"did you mean {' or '.join(near)}? " if near else ""
+            raise UsageError(f"--strategy {pattern} matches none; {hint}known: {', '.join(known)}")
+
+    def wanted(strategy: Strategy) -> bool:
+        if patterns:
+            return any(fnmatch.fnmatchcase(strategy.name, pattern) for pattern in patterns)
+        return device in strategy.devices
+
+    jobs = [
+        Job(problem, strategy) for problem in problems for strategy in strategies(problem.operation) if wanted(strategy)
+    ]
+    if not jobs:
+        operations = dict.fromkeys(problem.operation for problem in problems)
+        raise UsageError(f"no strategy for {', '.join(operations)} on {device}: `gpucnn list` says what runs where")
+    return jobs
+
+
+def judge(jobs: Sequence[Job], machine: Machine, seed: int) -> Iterator[tuple[Job, Verdict]]:
+    """Validate each job.  A problem's inputs and reference are shared by its strategies, and then forgotten."""
+    for problem, group in itertools.groupby(jobs, key=lambda job: job.problem):
+        answers = oracles(problem, seed)
+        for job in group:
+            yield job, _reproducible(job, validate(job.strategy, problem, machine, answers), machine, seed)
+            if not machine.alive():
+                raise DeviceLost(f"{job.strategy.name} has broken the GPU's context on {problem}")
+
+
+def _reproducible(job: Job, verdict: Verdict, machine: Machine, seed: int) -> Verdict:
+    """The verdict; where it is a bad one, its message ends with the command that shows it again."""
+    if verdict.verdict not in FAULTS:
+        return verdict
+    return dataclasses.replace(verdict, message=f"{verdict.message}  Reproduce: {reproduction(job, machine, seed)}")
+
+
+def reproduction(job: Job, machine: Machine, seed: int) -> str:
+    """The command that shows a verdict again."""
+    words = ["gpucnn verify --strategy", job.strategy.name]
+    words += [f"--device {machine.device}"] if machine.device != choose_device("auto") else []
+    words += [f"--seed {seed}"] if seed else []
+    return " ".join([*words, shlex.quote(str(job.problem))])
+
+
+def bench(
+    jobs: Sequence[Job], machine: Machine, timer: Timer, seed: int, budget_s: float | None = None
+) -> Iterator[Record]:
+    """Validate each job and time what passed.  Ends early where `budget_s` is spent."""
+    for job in jobs:  # ceilings first: a kernel that breaks the device must not cost its record
+        machine.ceilings(job.problem)
+    budget = Budget(budget_s, sum(not job.strategy.unsupported(job.problem, machine.device) for job in jobs))
+    for job, verdict in judge(jobs, machine, seed):
+        timing = None
+        if verdict.subject is not None:
+            try:
+                timing = timer.measure(rotation(verdict.subject, machine), budget.share_s())
+            except Exception as error:  # right twice, it may still fail when it is launched often
+                verdict = Verdict("FAILED", raised("timing", error), verdict.accuracy)
+                verdict = _reproducible(job, verdict, machine, seed)
+        yield record(job, verdict, timing, machine, seed)
+        if budget.spent():
+            return
+
+
+class Budget:
+    """How long each measurement may sample, so that those that are left share the time that is left."""
+
+    def __init__(self, seconds: float | None, measurements: int) -> None:
+        self._end = None if seconds is None else time.monotonic() + seconds
+        self._left = measurements
+
+    def share_s(self) -> float:
+        """Of the next measurement."""
+        self._left -= 1
+        if self._end is None:
+            return MEASUREMENT_S
+        return max(0.0, TIMED_SHARE * (self._end - time.monotonic()) / (self._left + 1))
+
+    def spent(self) -> bool:
+        return self._end is not None and time.monotonic() >= self._end
+
+
+def rotation(subject: Subject, machine: Machine) -> list[Subject]:
+    """The subject, and copies of it in other memory."""
+    copies = min(ROTATED - 1, machine.free_bytes() // 8 // max(1, subject.nbytes) - 1)
+    return [subject, *(subject.copy() for _ in range(copies))]
+
+
+def record(job: Job, verdict: Verdict, timing: Timing | None, machine: Machine, seed: int) -> Record:
+    """What is kept of a job."""
+    problem, strategy = job.problem, job.strategy
+    return Record(
+        schema=SCHEMA,
+        problem=str(problem),
+        operation=problem.operation,
+        dtype=problem.dtype,
+        layout=getattr(problem, "layout", "contiguous"),
+        strategy=strategy.name,
+        device=machine.device,
+        seed=seed,
+        verdict=verdict.verdict,
+        message=verdict.message,
+        accuracy=verdict.accuracy,
+        timing=timing,
+        work=work(job, machine),
+        provenance=machine.provenance(),
+    )
+
+
+def work(job: Job, machine: Machine) -> Work:
+    """What the problem takes, and how fast this machine could do it at best."""
+    problem, strategy = job.problem, job.strategy
+    runs = not strategy.unsupported(problem, machine.device)
+    copy_gbs, rate_gflops = machine.ceilings(problem)
+    return Work(
+        flops=problem.flops(),
+        executed_flops=strategy.executed_flops(problem) if runs else None,
+        min_bytes=problem.min_bytes(),
+        workspace_bytes=strategy.workspace_bytes(problem) if runs else None,
+        copy_gbs=copy_gbs,
+        rate_gflops=rate_gflops,
+        floor_us=max(problem.flops() / rate_gflops, problem.min_bytes() / copy_gbs) / 1e3,
+    )

@@ -1,0 +1,79 @@
+"""The machine: ceilings are measured, and every record says where it was made."""
+
+import os
+import subprocess
+
+import pytest
+
+from gpucnn.bench import UsageError, machine
+from gpucnn.bench.machine import Machine, choose_device
+from gpucnn.kernels.problem import parse
+
+
+def test_ceilings_are_measured_once(monkeypatch):
+    """A matrix product of this size runs faster than 0.1 GFLOP/s, and memory faster than 0.1 GB/s, on any machine."""
+    monkeypatch.setattr(machine, "CEILING_S", 0.01)
+    monkeypatch.setitem(machine.COPIED_BYTES, "cpu", 1 << 24)
+    here = Machine("cpu")
+    problem = parse("mb1ic3oc4ih6kh3")
+    assert 0.1 < here.copy_gbs() < 1e5
+    assert 0.1 < here.rate_gflops(problem) < 1e6
+    assert here.copy_gbs() == here.copy_gbs()
+    assert here.rate_gflops(problem) == here.rate_gflops(problem)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_small_dtypes_have_the_faster_of_their_own_and_float32s_ceiling(dtype):
+    problem, here = parse("mb1ic3oc4ih6kh3", dtype=dtype), Machine("cpu")
+    here._ceilings.update({"float32": 100.0, dtype: 10.0, "float64": 1000.0})
+    assert here.rate_gflops(problem) == 100.0
+    here._ceilings[dtype] = 200.0
+    assert here.rate_gflops(problem) == 200.0
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
+def test_without_torch_numpy_is_the_ceiling(dtype, monkeypatch):
+    monkeypatch.setattr(machine, "_torch", lambda: None)
+    monkeypatch.setattr(machine, "CEILING_S", 0.01)
+    assert Machine("cpu").rate_gflops(parse("mb1ic3oc4ih6kh3", dtype=dtype)) > 0.1
+
+
+def test_a_gpu_is_timed_through_torch(monkeypatch):
+    monkeypatch.setattr(machine, "has_gpu", lambda: True)
+    monkeypatch.setattr(machine, "_torch", lambda: None)
+    with pytest.raises(UsageError, match="a GPU is timed through torch"):
+        choose_device("auto")
+    assert choose_device("cpu") == "cpu"
+
+
+def test_provenance_says_where_when_and_with_what():
+    made = Machine("cpu").provenance()
+    assert made.hardware
+    assert made.threads == len(os.sched_getaffinity(0))
+    assert made.utc.endswith("+00:00")
+    assert {"python", "numpy"} <= made.versions.keys()
+    assert made.gauges["load_average"] >= 0
+    assert made.commit is None or len(made.commit) == 40
+
+
+def test_a_commit_is_that_of_this_working_tree_only(monkeypatch, tmp_path):
+    """Installed below another repository's folder, as a .venv is, the package must not report that one's commit."""
+    repo = tmp_path / "repo"
+    (repo / ".venv/gpucnn/bench").mkdir(parents=True)
+    subprocess.run(["git", "init", "-q", repo], check=True)
+    who = ("-c", "user.name=a", "-c", "user.email=a@example.org")
+    subprocess.run(["git", "-C", repo, *who, "commit", "-q", "--allow-empty", "-m", "first"], check=True)
+
+    def state(package):
+        monkeypatch.setattr(machine, "__file__", str(package / "bench/machine.py"))
+        return machine._git_state.__wrapped__()
+
+    assert state(repo / ".venv/gpucnn") == (None, None)
+    commit, dirty = state(repo)
+    assert len(commit) == 40
+    assert dirty is False
+
+
+def test_the_slug_is_a_folders_name(monkeypatch):
+    monkeypatch.setattr(machine, "_cpu_name", lambda: "AMD EPYC 9554 64-Core (R)")
+    assert Machine("cpu").slug == "amd-epyc-9554-64-core-r"
