@@ -209,21 +209,22 @@ def bench(
         _announce(device, machine)
         left = [job for job in jobs if job.key(machine, seed) not in writer.finished]
         _say(f"Recording to {path}" + (f"; {len(jobs) - len(left)} of {len(jobs)} are there already" if resume else ""))
-        done = 0
+        ended, code = "The time is spent", 0
         try:
             with _progress(len(left)) as advance:
                 for record in runner.bench(left, machine, timer, seed, time_budget):
                     writer.append(record)
-                    done += 1
                     advance(record.verdict, _record_line(record))
         except KeyboardInterrupt:
-            _say(f"Interrupted: {done} of {len(left)} are recorded.  Go on with: {_resume_command(path)}")
-            raise typer.Exit(130) from None
+            ended, code = "Interrupted", 130
         except runner.DeviceLost as error:
-            _say(f"{error}: {done} of {len(left)} are recorded.  Go on with: {_resume_command(path)}")
-            raise typer.Exit(1) from None
-    if done < len(left):
-        _say(f"The time is spent: {done} of {len(left)} are recorded.  Go on with: {_resume_command(path)}")
+            ended, code = str(error), 1
+    there = {record.key for record in records.read(path, _warn)}
+    done = sum(job.key(machine, seed) in there for job in jobs)
+    if done < len(jobs):
+        _say(f"{ended}: {done} of {len(jobs)} are recorded.  Go on with: {_resume_command(path)}")
+    if code:
+        raise typer.Exit(code)
     table = records.load(path)
     report.show(report.grids(table), _output())
     if table.verdict.isin(FAULTS).any():
