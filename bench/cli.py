@@ -219,15 +219,14 @@ def bench(
             ended, code = "Interrupted", 130
         except runner.DeviceLost as error:
             ended, code = str(error), 1
-    there = {record.key for record in records.read(path, _warn)}
-    done = sum(job.key(machine, seed) in there for job in jobs)
+    recorded = list(records.read(path, _warn))
+    done = len({job.key(machine, seed) for job in jobs} & {record.key for record in recorded})
     if done < len(jobs):
         _say(f"{ended}: {done} of {len(jobs)} are recorded.  Go on with: {_resume_command(path)}")
     if code:
         raise typer.Exit(code)
-    table = records.load(path)
-    report.show(report.grids(table), _output())
-    if table.verdict.isin(FAULTS).any():
+    report.show(report.grids(records.frame(recorded)), _output())
+    if any(record.verdict in FAULTS for record in recorded):
         raise typer.Exit(1)
 
 
