@@ -61,6 +61,10 @@ Patterns = Annotated[
         show_default=False,
     ),
 ]
+Batches = Annotated[
+    list[int] | None,
+    typer.Option("--mb", min=1, help="Batch size, in place of the lines' own; repeatable.", show_default=False),
+]
 Dtypes = Annotated[
     list[str] | None,
     typer.Option(
@@ -136,6 +140,7 @@ def _jobs(
     sources: Sequence[str] | None,
     operations: Sequence[str] | None,
     patterns: Sequence[str] | None,
+    batches: Sequence[int] | None,
     dtypes: Sequence[str] | None,
     layout: str | None,
     device: str,
@@ -146,6 +151,7 @@ def _jobs(
     selection = problems.select(
         sources or ["smoke"],
         operations=_one_of("--op", operations or [], OPERATIONS),
+        batches=batches or [],
         dtypes=_one_of("--dtype", dtypes or [], DTYPES),
         layout=layout,
     )
@@ -171,6 +177,7 @@ def bench(
     sources: Sources = None,
     operations: Operations = None,
     patterns: Patterns = None,
+    batches: Batches = None,
     dtypes: Dtypes = None,
     layout: Layout = None,
     device: Device = "auto",
@@ -193,14 +200,14 @@ def bench(
 
         gpucnn bench                          the suite `smoke` on the best device
 
-        gpucnn bench vgg16 resnet50 --dtype float16 --dtype bfloat16
+        gpucnn bench vgg16 resnet50 --mb 1 --mb 32 --dtype float16
 
         gpucnn bench mb8ic64ih56oc64kh3ph1 --strategy 'cupy_*' --strategy torch
 
         gpucnn bench sweep --time-budget 600 --out sweep.jsonl
     """
     machine = _machine(device)
-    jobs = _jobs(sources, operations, patterns, dtypes, layout, machine.device)
+    jobs = _jobs(sources, operations, patterns, batches, dtypes, layout, machine.device)
     if resume and out is None:
         raise UsageError("--resume needs --out: the file to go on with")
     path = out or RESULTS / machine.slug / f"bench-{datetime.now(timezone.utc):%Y%m%dT%H%M%SZ}.jsonl"
@@ -235,6 +242,7 @@ def verify(
     sources: Sources = None,
     operations: Operations = None,
     patterns: Patterns = None,
+    batches: Batches = None,
     dtypes: Dtypes = None,
     layout: Layout = None,
     device: Device = "auto",
@@ -249,7 +257,7 @@ def verify(
         gpucnn verify --strategy 'triton_*' --device cpu g2mb1ic4ih9oc4kh3ph1
     """
     machine = _machine(device)
-    jobs = _jobs(sources, operations, patterns, dtypes, layout, machine.device)
+    jobs = _jobs(sources, operations, patterns, batches, dtypes, layout, machine.device)
     _announce(device, machine)
     verdicts: list[tuple[runner.Job, Verdict]] = []
     try:

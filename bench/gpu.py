@@ -52,8 +52,8 @@ PHASES = (
     Phase("verification", 0.2, (*_VERIFY, "--dtype", "bfloat16")),
     Phase("verification-channels-last", 0.2, (*_VERIFY, "--layout", "channels_last")),
     Phase.suites("smoke", 0.3, "smoke"),
-    Phase.suites("networks-float16", 0.5, *_NETWORKS, "--dtype", "float16", "--layout", "channels_last"),
-    Phase.suites("networks-float32", 0.6, *_NETWORKS, "--dtype", "float32"),
+    Phase.suites("networks-float16", 0.5, *_NETWORKS, "--mb", "32", "--dtype", "float16", "--layout", "channels_last"),
+    Phase.suites("networks-float32", 0.6, *_NETWORKS, "--mb", "32", "--dtype", "float32"),
     Phase.suites("sweep", 1.0, "sweep"),
 )
 

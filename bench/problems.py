@@ -57,12 +57,17 @@ def is_problem_text(argument: str) -> bool:
 
 
 def select(
-    sources: Sequence[str], *, operations: Sequence[str] = (), dtypes: Sequence[str] = (), layout: str | None = None
+    sources: Sequence[str],
+    *,
+    operations: Sequence[str] = (),
+    batches: Sequence[int] = (),
+    dtypes: Sequence[str] = (),
+    layout: str | None = None,
 ) -> Selection:
     """Read suites, files and single lines.
 
-    `dtypes` and `layout` hold for lines that do not name their own; with several dtypes every line stands once for
-    each.  `operations` keeps only problems of these operators.  Raises UsageError.
+    `dtypes` and `layout` hold for lines that do not name their own; `batches` hold for all.  With several dtypes or
+    batches every line stands once for each.  `operations` keeps only problems of these operators.  Raises UsageError.
     """
     defaults = {"layout": layout} if layout else {}
     problems: dict[Problem, None] = {}
@@ -73,7 +78,7 @@ def select(
                 if isinstance(found, str):
                     warnings[found] = None
                 elif not operations or found.operation in operations:
-                    problems[found] = None
+                    problems.update(dict.fromkeys([found.batched(size) for size in batches] or [found]))
     if not problems:
         kept = f" that computes {' or '.join(operations)}" if operations else ""
         raise UsageError(f"there is no problem{kept} in {', '.join(sources)}")

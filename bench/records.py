@@ -271,12 +271,14 @@ def _row(record: Record) -> dict[str, Any]:
 def label(text: str) -> str:
     """A problem's name, or else its shortest descriptor, and the options that a table's title does not hold.
 
-    >>> label('--activation=relu mb1ic64oc64ih56kh3ph1n"resnet50:res2a"'), label("--op=softmax --axis=1 8x1000")
-    ('resnet50:res2a activation=relu', '8x1000 axis=1')
+    >>> label('--activation=relu mb8ic64oc64ih56kh3ph1n"resnet50:res2a"'), label("--op=softmax --axis=1 8x1000")
+    ('resnet50:res2a mb8 activation=relu', '8x1000 axis=1')
     """
     problem = parse(text)
+    batch = next(iter(problem.inputs().values()))[0]
+    name = f"{problem.name} mb{batch}" if batch > 1 else problem.name
     shown = [option[2:] for option in problem.options() if not option.startswith(("--op=", "--dtype=", "--layout="))]
-    return " ".join([problem.name or problem.descriptor(minimal=True), *shown])
+    return " ".join([name if problem.name else problem.descriptor(minimal=True), *shown])
 
 
 def quartiles(samples: tuple[float, ...]) -> tuple[float, float, float]:

@@ -252,6 +252,14 @@ class Problem:
         """
         return dataclasses.replace(self, **changes)
 
+    def batched(self, size: int) -> Any:
+        """The same layer on a batch of another size.
+
+        >>> str(parse("mb1ic8ih4oc8kh1").batched(32)), str(parse("--op=softmax 1x1000").batched(32))
+        ('g1mb32ic8ih4iw4oc8oh4ow4kh1kw1sh1sw1ph0pw0', '--op=softmax --axis=1 32x1000')
+        """
+        return self.replace(n=size)
+
     def unnamed(self) -> Any:
         """The same work without its name: what caches and tuned tables are keyed by."""
         return self.replace(name="") if self.name else self
@@ -269,7 +277,7 @@ class Problem:
         return words
 
     def text(self, minimal: bool = False) -> str:
-        """Options, then the descriptor: canonical, or with every field left out that can be deduced.
+        """Options, then the descriptor: canonical, or with every field left out that follows from the others.
 
         >>> parse('mb1ic3ih224oc64oh112kh7sh2ph3').text(minimal=True)
         'mb1ic3oc64ih224kh7sh2ph3'
@@ -387,8 +395,8 @@ class ConvProblem(Problem):
 
     def descriptor(self, minimal: bool = False) -> str:
         if minimal:
-            groups, batch = f"g{self.groups}" if self.groups > 1 else "", f"mb{self.n}" if self.n != 2 else ""
-            return f"{groups}{batch}ic{self.c}oc{self.k}{_minimal_window(self)}"
+            groups = f"g{self.groups}" if self.groups > 1 else ""
+            return f"{groups}mb{self.n}ic{self.c}oc{self.k}{_minimal_window(self)}"
         return f"g{self.groups}mb{self.n}ic{self.c}{_canonical_window(self, f'oc{self.k}')}"
 
     @classmethod
@@ -496,9 +504,7 @@ class PoolProblem(Problem):
         return self._bytes(self.n * self.c * rows * cols + out) + (8 * out if self.return_indices else 0)
 
     def descriptor(self, minimal: bool = False) -> str:
-        if minimal:
-            return (f"mb{self.n}" if self.n != 2 else "") + f"ic{self.c}{_minimal_window(self)}"
-        return f"mb{self.n}ic{self.c}{_canonical_window(self)}"
+        return f"mb{self.n}ic{self.c}{_minimal_window(self) if minimal else _canonical_window(self)}"
 
     @classmethod
     def parse_descriptor(cls, line: str, offset: int, **options: Any) -> PoolProblem:
@@ -565,7 +571,7 @@ class AdaptivePoolProblem(Problem):
     def descriptor(self, minimal: bool = False) -> str:
         square = minimal and (self.h, self.p) == (self.w, self.q)
         sizes = f"ih{self.h}oh{self.p}" if square else f"ih{self.h}iw{self.w}oh{self.p}ow{self.q}"
-        return ("" if minimal and self.n == 2 else f"mb{self.n}") + f"ic{self.c}{sizes}"
+        return f"mb{self.n}ic{self.c}{sizes}"
 
     @classmethod
     def parse_descriptor(cls, line: str, offset: int, **options: Any) -> AdaptivePoolProblem:
@@ -605,6 +611,9 @@ class SoftmaxProblem(Problem):
     @property
     def operation(self) -> str:
         return self.op
+
+    def batched(self, size: int) -> SoftmaxProblem:
+        return self.replace(dims=(size, *self.dims[1:])) if self.axis else self
 
     def inputs(self) -> dict[str, Shape]:
         return {"x": self.dims}
@@ -672,7 +681,7 @@ class LinearProblem(Problem):
         return self._bytes(self.n * self.c + self.k * self.c + (self.k if self.bias else 0) + self.n * self.k)
 
     def descriptor(self, minimal: bool = False) -> str:
-        return ("" if minimal and self.n == 2 else f"mb{self.n}") + f"ic{self.c}oc{self.k}"
+        return f"mb{self.n}ic{self.c}oc{self.k}"
 
     @classmethod
     def parse_descriptor(cls, line: str, offset: int, **options: Any) -> LinearProblem:

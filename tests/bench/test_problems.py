@@ -67,6 +67,15 @@ def test_every_dtype_once_and_no_problem_twice():
     assert [problem.dtype for problem in found] == ["float32", "float16", "float64"]
 
 
+def test_every_batch_once_in_place_of_the_lines_own():
+    chosen = select(
+        ["mb1ic3oc4ih8kh3", "--op=softmax --axis=1 1x10", "--op=softmax --axis=0 7x10"], batches=[2, 32]
+    ).problems
+    assert [next(iter(problem.inputs().values())) for problem in chosen] == [
+        (2, 3, 8, 8), (32, 3, 8, 8), (2, 10), (32, 10), (7, 10)
+    ]  # fmt: skip
+
+
 def test_operations_filter():
     assert {problem.operation for problem in select(["vgg16"], operations=["max_pool2d", "linear"]).problems} == {
         "max_pool2d",
