@@ -267,7 +267,7 @@ def _versions(device: str) -> dict[str, str]:
 
 @cache
 def _git_state() -> tuple[str | None, bool | None]:
-    """Commit of the working tree that this package runs from and whether it has changes; None where it is installed."""
+    """Commit of the working tree that this package runs from, and whether its code differs; None where installed."""
     root = Path(__file__).resolve().parents[1]
 
     def git(*words: str) -> str:
@@ -277,6 +277,6 @@ def _git_state() -> tuple[str | None, bool | None]:
     try:
         if Path(git("rev-parse", "--show-toplevel")) != root:
             return None, None
-        return git("rev-parse", "HEAD"), bool(git("status", "--porcelain"))
+        return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--", "kernels", "reference", "bench"))
     except (OSError, subprocess.CalledProcessError):
         return None, None
