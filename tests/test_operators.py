@@ -403,3 +403,21 @@ def test_operators_keep_their_names_when_strategies_are_loaded():
     for operation in ("conv2d", "max_pool2d", "softmax", "linear"):
         kernels.strategy.strategies(operation)
     assert all(callable(getattr(kernels, name)) for name in ("conv2d", "max_pool2d", "softmax", "linear"))
+
+
+@pytest.mark.parametrize("allow_tf32", [False, True])
+def test_the_vendors_settings_hold_inside_and_are_put_back(allow_tf32):
+    from gpucnn.kernels.torch_host import vendor
+
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+
+    def settings():
+        return cudnn.benchmark, cudnn.conv.fp32_precision, matmul.fp32_precision
+
+    # torch's older settings, which it refuses to answer for while the newer ones disagree: a user may still read them
+    before, before_older = settings(), (cudnn.allow_tf32, matmul.allow_tf32)
+    precision = "tf32" if allow_tf32 else "ieee"
+    with vendor("cuda", allow_tf32):
+        assert settings() == (True, precision, precision)
+    assert settings() == before
+    assert (cudnn.allow_tf32, matmul.allow_tf32) == before_older
