@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from .arrays import with_layout
-from .problem import AdaptivePoolProblem, ConvProblem, PoolProblem, Problem
+from .problem import ConvProblem, PoolProblem, Problem
 from .strategy import Launch, Strategy
 
 _PAD_MODES = {
@@ -109,9 +109,3 @@ class NumpyConv(Strategy):
             return finish(problem, y, bias[0] if bias else None)
 
         return Launch.of(kernel)
-
-
-def windows(problem: AdaptivePoolProblem) -> list[tuple[int, int, slice, slice]]:
-    """(p, q, rows, columns) of every output of an adaptive pooling."""
-    rows, cols = problem.windows()
-    return [(p, q, slice(*row), slice(*col)) for p, row in enumerate(rows) for q, col in enumerate(cols)]

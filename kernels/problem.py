@@ -22,6 +22,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -190,49 +191,49 @@ def option(default: Any, allowed: tuple[Any, ...] | None = None, always: bool = 
 
 
 @dataclass(frozen=True, kw_only=True)
-class Problem:
+class Problem(ABC):
     """What every problem has: options, a name, and a text form with `parse(str(p)) == p`."""
 
     name: str = ""
     dtype: str = option("float32", tuple(DTYPES))
 
     @property
+    @abstractmethod
     def operation(self) -> str:
         """The operator's name in `gpucnn.kernels`: conv2d, max_pool2d, softmax, ..."""
-        raise NotImplementedError
 
+    @abstractmethod
     def inputs(self) -> dict[str, Shape]:
         """The input arrays in the order in which a launch takes them: name -> shape."""
-        raise NotImplementedError
 
+    @abstractmethod
     def outputs(self) -> dict[str, Shape]:
         """The output arrays in the order in which a launch takes them: name -> shape."""
-        raise NotImplementedError
 
     def dtypes(self) -> dict[str, str]:
         """Every input's and output's dtype by name."""
         return {name: "int64" if name == "indices" else self.dtype for name in (*self.inputs(), *self.outputs())}
 
+    @abstractmethod
     def flops(self) -> int:
         """Floating-point operations of the textbook's algorithm (a multiply-add counts as two)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def min_bytes(self) -> int:
         """Bytes that must cross memory: every input that is used, read once; every output, written once."""
-        raise NotImplementedError
 
+    @abstractmethod
     def reduction_length(self) -> int:
         """How many terms are summed for one output; the length that error bounds grow with."""
-        raise NotImplementedError
 
+    @abstractmethod
     def descriptor(self, minimal: bool = False) -> str:
         """The line without options."""
-        raise NotImplementedError
 
     @classmethod
+    @abstractmethod
     def parse_descriptor(cls, line: str, offset: int, **options: Any) -> Problem:
         """The problem of a line without options, which stand in `offset` characters before it."""
-        raise NotImplementedError
 
     @property
     def count(self) -> int:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
 import numpy as np
 
 from ..arrays import with_layout
-from ..host import compute_dtype, no_bfloat16, padded, tap, windows
+from ..host import compute_dtype, no_bfloat16, padded, tap
 from ..problem import ADAPTIVE_POOL_OPS, POOL_OPS, AdaptivePoolProblem, PoolProblem
 from ..strategy import Launch, Strategy
 
@@ -76,8 +77,8 @@ def adaptive_pool(problem: AdaptivePoolProblem, x: np.ndarray) -> tuple[np.ndarr
     p, average = problem, problem.op == "adaptive_avg_pool2d"
     y = np.empty((p.n, p.c, p.p, p.q), compute_dtype(p) if average else x.dtype)
     index = np.empty(y.shape, np.int64)
-    for row, col, rows, cols in windows(p):
-        window = x[:, :, rows, cols].reshape(p.n, p.c, -1)
+    for (row, (top, bottom)), (col, (left, right)) in itertools.product(*map(enumerate, p.windows())):
+        window = x[:, :, top:bottom, left:right].reshape(p.n, p.c, -1)
         if average:
             y[:, :, row, col] = window.astype(y.dtype).sum(axis=2) / window.shape[2]
             continue
@@ -85,8 +86,8 @@ def adaptive_pool(problem: AdaptivePoolProblem, x: np.ndarray) -> tuple[np.ndarr
         last_nan = window.shape[2] - 1 - nan[..., ::-1].argmax(axis=2)
         at = np.where(nan.any(axis=2), last_nan, window.argmax(axis=2))
         y[:, :, row, col] = np.take_along_axis(window, at[..., None], 2)[..., 0]
-        down, across = np.divmod(at, cols.stop - cols.start)
-        index[:, :, row, col] = (down + rows.start) * p.w + across + cols.start
+        down, across = np.divmod(at, right - left)
+        index[:, :, row, col] = (down + top) * p.w + across + left
     return y, index
 
 
