@@ -68,6 +68,10 @@ example: .venv/.installed ## run filters over a photograph: docs/feature_maps.pn
 readme: .venv/.installed ## put the committed records' table into README.md
 	@$(BIN)/python -m gpucnn.bench.readme README.md
 
+.PHONY: planted
+planted: .venv/.installed ## plant bugs in the kernels: the table of what notices them in docs/emulator.md
+	@$(BIN)/python tests/emulator/planted.py docs/emulator.md
+
 .PHONY: clean
 clean: ## remove .venv, builds and caches
 	@rm -rf .venv build dist ./*.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -117,7 +117,7 @@ class Subject:
 
         def buffers(shapes: Mapping[str, Shape], guard: int) -> dict[str, Buffer]:
             return {
-                name: Buffer(shape, dtypes[name], layout, strategy.library, device, guard)
+                name: Buffer(shape, dtypes[name], layout, strategy.library_on(device), device, guard)
                 for name, shape in shapes.items()
             }
 

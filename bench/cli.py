@@ -1,4 +1,4 @@
-"""The command line: `gpucnn list | bench | verify | table`."""
+"""The command line: `gpucnn list | bench | verify | table | inspect | emulate`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -19,9 +20,10 @@ from rich.table import Table
 from rich.text import Text
 
 from ..kernels.arrays import has_gpu
+from ..kernels.emulator import ORDERS, SANITIZERS, CompileError, configure, missing
 from ..kernels.problem import DTYPES, LAYOUTS, OPERATIONS
 from ..kernels.strategy import STRATEGIES, Missing, Strategy, load
-from . import UsageError, problems, records, report, runner
+from . import UsageError, emulate, problems, records, report, runner
 from .machine import Machine, choose_device, host_cache_bytes
 from .records import FAULTS, VERDICTS, Record
 from .timing import GpuTimer, HostTimer
@@ -33,8 +35,8 @@ PIPE_WIDTH = 140  # columns, where the output is no terminal
 app = typer.Typer(
     name="gpucnn",
     help="Compare convolution, pooling, softmax and linear kernels: are they right, and how fast are they?\n\n"
-    "Exit codes: 0 fine; 1 a strategy FAILED or its data were MISTRUSTED; 2 the command cannot be carried out; "
-    "130 interrupted.",
+    "Exit codes: 0 fine; 1 a strategy FAILED or its data were MISTRUSTED, or a kernel takes more than it may; "
+    "2 the command cannot be carried out; 130 interrupted.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -79,6 +81,9 @@ Layout = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda; auto is cuda where there is a GPU.")]
 Seed = Annotated[int, typer.Option(min=0, help="Of the random inputs.")]
+Sanitizers = Annotated[
+    list[str] | None, typer.Option("--sanitize", help=f"{', '.join(SANITIZERS)}; repeatable.", show_default=False)
+]
 
 
 def main() -> None:
@@ -122,7 +127,7 @@ def list_strategies() -> None:
     table = Table("strategy", "operators", "runs on", "here", box=None, pad_edge=False, header_style="bold")
     for entry in STRATEGIES:
         strategy = load(entry)
-        devices = [*strategy.devices, *(["cpu (interpreted)"] if strategy.interpreted else [])]
+        devices = [*strategy.devices, *(["cpu (slow)"] if strategy.interpreted else [])]
         table.add_row(strategy.name, ", ".join(strategy.operations), ", ".join(devices), _here(strategy))
     _output().print(table)
 
@@ -131,9 +136,13 @@ def _here(strategy: Strategy) -> str:
     """Whether a strategy runs on this machine, or why not."""
     if isinstance(strategy, Missing):
         return strategy.reason
-    if "cpu" in strategy.devices or has_gpu():
+    if "cpu" in strategy.devices:
         return "yes"
-    return "There is no GPU: only interpreted, where it is named." if strategy.interpreted else "There is no GPU."
+    if not has_gpu() and not strategy.interpreted:
+        return "There is no GPU."
+    if lacking := strategy.lacks("cuda" if has_gpu() else "cpu"):
+        return " ".join(lacking)
+    return "yes" if has_gpu() else "Where it is named, slowly: there is no GPU."
 
 
 def _jobs(
@@ -247,6 +256,10 @@ def verify(
     layout: Layout = None,
     device: Device = "auto",
     seed: Seed = 0,
+    order: Annotated[
+        str, typer.Option(help=f"Of blocks and threads, where CUDA C runs on the host: {', '.join(ORDERS)}.")
+    ] = ORDERS[0],
+    sanitize: Sanitizers = None,
 ) -> None:
     """Check strategies against the float64 reference, and time nothing.
 
@@ -255,13 +268,18 @@ def verify(
         gpucnn verify smoke
 
         gpucnn verify --strategy 'triton_*' --device cpu g2mb1ic4ih9oc4kh3ph1
+
+        gpucnn verify --strategy 'cupy_*' --device cpu --sanitize thread mb2ic5ih9oc7kh3ph1
     """
     machine = _machine(device)
+    _one_of("--order", [order], ORDERS)
+    if "thread" in _one_of("--sanitize", sanitize or [], SANITIZERS) and set(sanitize or []) != {"thread"}:
+        raise UsageError("--sanitize thread goes with no other")
     jobs = _jobs(sources, operations, patterns, batches, dtypes, layout, machine.device)
     _announce(device, machine)
     verdicts: list[tuple[runner.Job, Verdict]] = []
     try:
-        with _progress(len(jobs)) as advance:
+        with _progress(len(jobs)) as advance, configure(order=order, seed=seed, sanitize=sanitize or ()):
             for job, verdict in runner.judge(jobs, machine, seed):
                 verdicts.append((job, verdict))
                 advance(verdict.verdict, f"{verdict.verdict} {job.strategy.name} {job.problem} {verdict.message}")
@@ -359,3 +377,158 @@ def table(
         print(report.markdown(report.grids(frame)))
     else:
         report.show(report.grids(frame), _output())
+
+
+@app.command("inspect")
+def inspect_kernels(
+    sources: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="STRATEGY|FILE.cu",
+            help="Strategies by name or glob, or CUDA C files. Default: every strategy in CUDA C and Triton.",
+            show_default=False,
+        ),
+    ] = None,
+    archs: Annotated[
+        list[str] | None,
+        typer.Option("--arch", help="Compile for this architecture; repeatable. Default: sm_80 and sm_90."),
+    ] = None,
+    operations: Operations = None,
+    lines: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--problem",
+            metavar="PROBLEM",
+            help="Strategies' kernels for this problem (suite, file); repeatable. Default: a layer of each operator, "
+            "in float32 and, with channels last, in float16.",
+            show_default=False,
+        ),
+    ] = None,
+    every: Annotated[bool, typer.Option("--all-configs", help="Every configuration, not the default alone.")] = False,
+    kernels: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--kernel",
+            metavar="NAME",
+            help="Of a file, with template arguments: 'scale<float>'; repeatable. Default: all that are no templates.",
+            show_default=False,
+        ),
+    ] = None,
+    block: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=1024,
+            help="Threads a block of a file's kernels. Default: __launch_bounds__, or 256.",
+            show_default=False,
+        ),
+    ] = None,
+    shared: Annotated[int, typer.Option(metavar="BYTES", min=0, help="Dynamic shared memory of a file's kernels.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """Compile kernels with no GPU: registers, spills, shared memory, occupancy and instructions.
+
+    Kernels that take more than their strategy's budget, or than a multiprocessor has, are marked.
+
+    Examples:
+
+        gpucnn inspect cupy_direct triton_implicit_gemm --arch sm_90 --problem mb8ic64ih56oc64kh3ph1 --all-configs
+
+        gpucnn inspect mine.cu --kernel 'scale<float>' --block 128 --json
+    """
+    from ..kernels.offline import MULTIPROCESSORS, disassembler
+    from . import inspect
+
+    files = [source for source in sources or [] if source.endswith(".cu")]
+    if not files and (kernels or block or shared):
+        raise UsageError("--kernel, --block and --shared are of a FILE.cu, and none is named")
+    if kernels and len(files) > 1:
+        raise UsageError(f"--kernel is of one file, and {len(files)} are named")
+    patterns = [source for source in sources or ["*"] if source not in files]
+    if not patterns and (lines or operations or every):
+        raise UsageError("--problem, --op and --all-configs are of a STRATEGY, and only files are named")
+    archs = archs or list(inspect.ARCHS)
+    _one_of("--arch", [arch.rstrip("af") for arch in archs], MULTIPROCESSORS)
+    try:
+        rows, skipped = [], []
+        for file in files:
+            rows += inspect.inspect_file(Path(file), kernels or [], archs, block, shared)
+        if patterns:
+            operations = _one_of("--op", operations or [], OPERATIONS)
+            jobs, skipped = inspect.jobs(patterns, lines or [], operations, archs, every)
+            with _progress(len(jobs)) as advance:
+                for job in jobs:
+                    rows.append(job.compile())
+                    advance("", f"{job.strategy.name} {job.arch} {job.problem}")
+    except CompileError as error:
+        _say(f"gpucnn: error: {error}")
+        raise typer.Exit(1) from None
+    if not disassembler():
+        _warn("there is no cuobjdump, neither Triton's nor in the PATH: instructions are not counted.")
+    rows = inspect.distinct(rows)
+    if as_json:
+        print(inspect.to_json(rows, skipped))
+    else:
+        inspect.show(rows, skipped, _output())
+    if any(row.faults for row in rows):
+        raise typer.Exit(1)
+
+
+@app.command("emulate")
+def emulate_kernel(
+    path: Annotated[Path, typer.Argument(metavar="FILE.cu")],
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="NAME=VALUE",
+            help="Every argument of the kernel, by its parameter's name: a number; an array's shape, and what it holds "
+            f"({', '.join(emulate.FILLS)}; default: unset, which is NaN), as in x=64x1000:normal; or a FILE.npy.",
+            show_default=False,
+        ),
+    ] = None,
+    kernel: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="With template arguments: 'scale<float>'. Default: the file's only one."),
+    ] = None,
+    grid: Annotated[str, typer.Option(metavar="SIZE", help="Blocks: 4, 4x2 or 4x2x1.")] = "1",
+    block: Annotated[str, typer.Option(metavar="SIZE", help="Threads of a block.")] = "32",
+    shared: Annotated[int, typer.Option(metavar="BYTES", min=0, help="Dynamic shared memory.")] = 0,
+    orders: Annotated[
+        list[str] | None,
+        typer.Option("--order", help=f"{', '.join(ORDERS)}; repeatable. Default, with no --sanitize: all checks."),
+    ] = None,
+    sanitize: Sanitizers = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the random order.")] = 0,
+    timeout: Annotated[int, typer.Option(metavar="SECONDS", min=1, help="Of processor time, for a launch.")] = 60,
+    compiler_options: Annotated[
+        list[str] | None, typer.Option("--option", help="Of the compiler: -DNAME=VALUE, -IFOLDER; repeatable.")
+    ] = None,
+    save: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=FILE.npy", help="Write an array, as the first run left it; repeatable."),
+    ] = None,
+) -> None:
+    """Run a CUDA C kernel on this machine's processor, and say what is wrong with it: races, bounds, barriers.
+
+    Examples:
+
+        gpucnn emulate softmax.cu --grid 64 --block 256 x=64x1000:normal y=64x1000 columns=1000
+
+        gpucnn emulate mine.cu --kernel 'scale<float>' --sanitize thread x=1024:arange by=2
+    """
+    if lacking := missing():
+        raise UsageError(lacking)
+    checks = emulate.checks(_one_of("--order", orders or [], ORDERS), _one_of("--sanitize", sanitize or [], SANITIZERS))
+    limits = {"seed": seed, "timeout_s": timeout}
+    try:
+        case = emulate.case(path, kernel, words or [], grid, block, shared, compiler_options or [])
+        saved = [emulate.saving(word, case) for word in save or []]
+        outcomes = [case.run(check, {**limits, **options}) for check, options in checks.items()]
+    except CompileError as error:
+        _say(f"gpucnn: error: {error}")
+        raise typer.Exit(1) from None
+    emulate.show(case, outcomes, _output())
+    for name, file in saved:
+        np.save(file, outcomes[0].arrays[name])
+    if any(outcome.fault for outcome in outcomes):
+        raise typer.Exit(1)

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from ..kernels.emulator import ORDERS, options
 from ..kernels.problem import Problem
 from ..kernels.strategy import STRATEGIES, Strategy, strategies
 from . import UsageError
@@ -91,6 +92,9 @@ def reproduction(job: Job, machine: Machine, seed: int) -> str:
     words = ["gpucnn verify --strategy", job.strategy.name]
     words += [f"--device {machine.device}"] if machine.device != choose_device("auto") else []
     words += [f"--seed {seed}"] if seed else []
+    emulated = options()
+    words += [f"--order {emulated.order}"] if emulated.order != ORDERS[0] else []
+    words += [f"--sanitize {name}" for name in sorted(emulated.sanitize)]
     return " ".join([*words, shlex.quote(str(job.problem))])
 
 

@@ -98,10 +98,10 @@ def _judge_call(
         return dict(zip(problem.outputs(), results, strict=True))
 
     subject.put(oracle.inputs.arrays)
-    results = _attempt("launch", launch)
+    results, library = _attempt("launch", launch), strategy.library_on(machine.device)
     comparisons, faults = [], []
     for name, result in results.items():
-        form = _attempt("launch", lambda name=name, result=result: _wrong_form(name, result, strategy, problem))
+        form = _attempt("launch", lambda name=name, result=result: _wrong_form(name, result, library, problem))
         if form:
             faults.append(form)
             continue
@@ -118,13 +118,13 @@ def _judge_call(
     return comparisons, faults
 
 
-def _wrong_form(name: str, array: Any, strategy: Strategy, problem: Problem) -> str | None:
+def _wrong_form(name: str, array: Any, library: str, problem: Problem) -> str | None:
     """What is wrong with an output before its values are looked at; TypeError where it is no array."""
     shape, dtype = problem.outputs()[name], problem.dtypes()[name]
     layout = getattr(problem, "layout", "contiguous")
-    stored = "int16" if dtype == "bfloat16" and strategy.library != "torch" else dtype
-    if arrays.library_of(array) != strategy.library:
-        return f"{name} is an array of {arrays.library_of(array)}, expected {strategy.library}"
+    stored = "int16" if dtype == "bfloat16" and library != "torch" else dtype
+    if arrays.library_of(array) != library:
+        return f"{name} is an array of {arrays.library_of(array)}, expected {library}"
     if (tuple(array.shape), arrays.dtype_of(array)) != (shape, stored):
         return f"{name} is {arrays.dtype_of(array)} of shape {tuple(array.shape)}, expected {stored} of shape {shape}"
     if arrays.with_layout(array, layout) is not array:

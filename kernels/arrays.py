@@ -146,13 +146,18 @@ def empty(shape: Sequence[int], dtype: str, layout: str, library: str, place: tu
 
 
 def view(array: Array, library: str) -> Array:
-    """The same memory as an array of a library; a bfloat16 one as CuPy's int16, whatever it comes from.
+    """The same memory as an array of a library; a bfloat16 one as NumPy's or CuPy's int16, whatever it comes from.
 
     On a GPU, call it where `launching` holds, so that no stream has to wait for another.
     """
     own, half = library_of(array), dtype_of(array) == "bfloat16"
     if library == "numpy":
-        return array.detach().numpy() if own == "torch" else array
+        if own == "numpy":
+            return array
+        import torch
+
+        array = array.detach()
+        return (array.view(torch.int16) if half else array).numpy()
     if library == "torch":
         if own == "torch":
             return array

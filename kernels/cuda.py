@@ -1,25 +1,27 @@
-"""CUDA C kernels: from a `.cu` file to a launch on a GPU, or, with no GPU, to what the compiler says about it.
+"""CUDA C kernels: from a `.cu` file to a launch, on a GPU through CuPy, on host arrays through the emulator.
 
 A strategy states each of its launches as a `Kernel`: file, template arguments, grid, block, shared memory and scalars;
-all but the arrays.  With no GPU, `compile_offline` compiles the very same statement.  CuPy passes arguments as raw
+all but the arrays.  With no GPU, `offline.compile_cuda` compiles the very same statement.  CuPy passes arguments as raw
 bytes, whatever the kernel declares; so the declaration is read from the source here, and every argument is matched with
 it by name, and converted to its type.
 """
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
 
-import cupy
 import numpy as np
 
+from . import emulator
+from .emulator import CompileError
 from .problem import PADDING_MODES, ConvProblem
+from .source import declaration, inlined, masked
 from .strategy import Launch, Strategy
 
 SHARED_BYTES = 48 * 1024  # of shared memory, which every GPU gives a block that does not ask for more
@@ -27,37 +29,13 @@ C_TYPES = {"float64": "double", "float32": "float", "float16": "__half", "bfloat
 ARRAY_DTYPES = {**{dtype: dtype for dtype in C_TYPES}, "bfloat16": "int16"}  # problem's dtype -> CuPy's
 
 _ROOT = Path(__file__).parent
-_CUPY_OPTIONS = ("-std=c++17", "-ftz=true")  # CuPy compiles with these; so must whoever wants to see the same code
 _TYPE_HEADERS = {"__half": "cuda_fp16.h", "__nv_bfloat16": "cuda_bf16.h"}
 _SCALARS: dict[str, Any] = {"int": np.int32, "long long": np.int64, "float": np.float32, "double": np.float64}
 _POINTEES = {**{C_TYPES[dtype]: array for dtype, array in ARRAY_DTYPES.items()}, "long long": "int64"}
 _NULL = np.uint64(0)
 
 
-class CompileError(RuntimeError):
-    """A kernel does not compile; the message is the compiler's, which names file and line."""
-
-
 # A source and what it declares ----------------------------------------------------------------------------------------
-
-
-def _inlined(path: Path, done: set[str]) -> str:
-    """A source with our own headers in place of their #include, each once; #line keeps the compiler's messages right.
-
-    CuPy's cache of compiled kernels looks at one text: a header that is not in it could change unnoticed.
-    """
-    name = path.relative_to(_ROOT)
-    lines = [f'#line 1 "{name}"']
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
-        header = re.fullmatch(r'#include "(.+)"', line)
-        if line == "#pragma once" or (header and header[1] in done):
-            lines.append("")
-        elif header:
-            done.add(header[1])
-            lines += [_inlined(_ROOT / "include" / header[1], done), f'#line {number + 1} "{name}"']
-        else:
-            lines.append(line)
-    return "\n".join(lines)
 
 
 def source_text(source: str, name: str) -> str:
@@ -67,7 +45,7 @@ def source_text(source: str, name: str) -> str:
     ['#include <cuda_fp16.h>', '#line 1 "rowwise/cupy_softmax.cu"']
     """
     headers = [f"#include <{header}>\n" for c_type, header in _TYPE_HEADERS.items() if c_type in name]
-    return "".join(headers) + _inlined(_ROOT / source, set())
+    return "".join(headers) + inlined((_ROOT / source).read_text(), source, [_ROOT / "include", _ROOT])
 
 
 def instance(name: str, *arguments: Any) -> str:
@@ -79,10 +57,6 @@ def instance(name: str, *arguments: Any) -> str:
     return f"{name}<{', '.join(str(a).lower() if isinstance(a, bool) else str(a) for a in arguments)}>"
 
 
-def _without_comments(text: str) -> str:
-    return re.sub(r"//[^\n]*", "", text)
-
-
 def _struct(text: str, name: str) -> np.dtype[Any]:
     """The NumPy dtype of a scalar type, or of a struct of such that is declared in `text`."""
     if name in _SCALARS:
@@ -91,8 +65,8 @@ def _struct(text: str, name: str) -> np.dtype[Any]:
     if body is None:
         raise TypeError(f"{name!r} is neither a struct of this source nor one of {', '.join(_SCALARS)}")
     fields = []
-    for declaration in filter(None, map(str.strip, body[1].split(";"))):
-        first, *others = declaration.split(",")
+    for member in filter(None, map(str.strip, body[1].split(";"))):
+        first, *others = member.split(",")
         c_type, first = first.rsplit(maxsplit=1)
         fields += [(field.strip(), _struct(text, c_type)) for field in (first, *others)]
     return np.dtype(fields, align=True)
@@ -104,20 +78,18 @@ def parameters(text: str, name: str) -> dict[str, str | np.dtype[Any]]:
     >>> parameters("template <typename T> __global__ void scale(const T* x, T* y, double by)", "scale<float>")
     {'x': 'float', 'y': 'float', 'by': dtype('float64')}
     """
-    text = _without_comments(text)
     base, _, arguments = name.partition("<")
-    launch_bounds = r"(?:__launch_bounds__\([^;{]*?\)\s+)?"
-    found = re.search(rf"(?:template <([^<>]*)>\s+)?__global__ void {launch_bounds}{base}\(([^()]*)\)", text)
+    found = declaration(text, base)
     if found is None:
         raise TypeError(f"the source has no __global__ function {base!r}")
-    names = [parameter.split()[-1] for parameter in (found[1] or "").split(",") if parameter]
+    names = [parameter.split()[-1] for parameter in found[0]]
     template = dict(zip(names, arguments.rstrip(">").split(", "), strict=bool(names)))
     declared: dict[str, str | np.dtype[Any]] = {}
-    for parameter in found[2].split(","):
+    for parameter in found[1]:
         words = [word for word in parameter.replace("*", " * ").split() if word not in ("const", "__restrict__")]
         c_type = " ".join(word for word in words[:-1] if word != "*")
         c_type = template.get(c_type, c_type)
-        declared[words[-1]] = c_type if "*" in words else _struct(text, c_type)
+        declared[words[-1]] = c_type if "*" in words else _struct(masked(text), c_type)
     return declared
 
 
@@ -188,9 +160,14 @@ class Kernel:
                 values[name] = dtype.type(value)
         return values
 
-    def load(self) -> Callable[..., None]:
-        """Compile for the current GPU; the result takes the arrays by name, and launches on the current stream."""
-        function = _function(source_text(self.source, self.name), self.name, cupy.cuda.Device().id)
+    def load(self, device: str) -> Callable[..., None]:
+        """Compile for the current GPU ("cuda") or the host ("cpu").
+
+        The result takes the arrays by name: CuPy's, and launches on the current stream; or NumPy's, and returns when it
+        is done.
+        """
+        text = source_text(self.source, self.name)
+        function = _host_function(text, self.name) if device == "cpu" else _function(text, self.name, _current_gpu())
         bind = self.binder()
 
         def launch(**arrays: Any) -> None:
@@ -216,8 +193,23 @@ def header_directory() -> str:
 
 
 @cache
+def _host_function(text: str, name: str) -> emulator.Function:
+    """The kernel compiled for the host."""
+    function = emulator.RawModule(code=text, name_expressions=(name,)).get_function(name)
+    function.compile()
+    return function
+
+
+def _current_gpu() -> int:
+    import cupy
+
+    return cupy.cuda.Device().id
+
+
+@cache
 def _function(text: str, name: str, device: int) -> Any:
     """The kernel compiled for a device, which is current; CuPy keeps what it compiled on disk, too."""
+    import cupy
     from cupy.cuda.compiler import CompileException
 
     options = (f"-I{header_directory()}",)
@@ -227,53 +219,6 @@ def _function(text: str, name: str, device: int) -> Any:
         raise CompileError(f"{name}: {error}") from None
 
 
-@dataclass(frozen=True)
-class Compiled:
-    """A kernel's machine code, and what a thread and a block of it use."""
-
-    cubin: bytes
-    registers: int
-    stack_bytes: int
-    spill_store_bytes: int
-    spill_load_bytes: int
-    static_shared_bytes: int
-
-
-def compile_offline(kernel: Kernel, arch: str) -> Compiled:
-    """Compile for a GPU that need not be there, `arch` "sm_80" or "sm_90"; touches no device.
-
-    Raises CompileError with the compiler's messages.
-    """
-    from cupy.cuda.compiler import CompileException
-
-    text = source_text(kernel.source, kernel.name)
-    options = (*_CUPY_OPTIONS, f"-I{header_directory()}", f"-arch={arch}", "--ptxas-options=-v")
-    try:
-        cubin, log = _nvrtc(text, kernel.name, options)
-    except CompileException as error:
-        raise CompileError(f"{kernel.name} for {arch}: {error}") from None
-
-    usage = re.search(
-        r"Compiling entry function.*?(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads"
-        r".*?Used (\d+) registers(?:.*?(\d+) bytes smem)?",
-        log,
-        re.DOTALL,
-    )
-    if usage is None:
-        raise RuntimeError(f"{kernel.name} for {arch}: the compiler's report has no resource usage: {log!r}")
-    stack, stores, loads, registers, shared = (int(number or 0) for number in usage.groups())
-    return Compiled(cubin, registers, stack, stores, loads, shared)
-
-
-def _nvrtc(text: str, name: str, options: tuple[str, ...]) -> tuple[bytes, str]:
-    """-> (cubin, log).  CuPy's public compiler asks for a device; this private one does not."""
-    from cupy.cuda.compiler import _NVRTCProgram
-
-    log = io.StringIO()
-    cubin, _ = _NVRTCProgram(text, "", (), (), (name,), "cubin").compile(options, log)
-    return cubin + b"\0", log.getvalue()  # CuPy 14.2 leaves the last byte, a zero, out
-
-
 # Strategies -----------------------------------------------------------------------------------------------------------
 
 
@@ -281,10 +226,19 @@ class CudaStrategy(Strategy):
     """A strategy whose kernels are CUDA C.  A subclass states them in `kernels`, which `prepare` launches."""
 
     devices = ("cuda",)
+    interpreted = True
     library = "cupy"
     null: ClassVar[tuple[str, ...]] = ()  # pointers that are null where the problem has no such array
 
-    def limits(self, problem: Any, device: str) -> list[str]:
+    def library_on(self, device: str) -> str:
+        return "numpy" if device == "cpu" else self.library
+
+    def lacks(self, device: str) -> list[str]:
+        if device == "cpu":
+            reason = emulator.missing()
+            return [reason] if reason else []
+        if find_spec("cupy") is None:
+            return ["It needs the package cupy, which is not installed."]
         try:
             header_directory()
         except RuntimeError as error:
@@ -298,7 +252,7 @@ class CudaStrategy(Strategy):
     def prepare(self, problem: Any, device: str, **config: Any) -> Launch:
         """The launch of a strategy with one kernel, whose pointers have the names of the problem's arrays."""
         (kernel,) = self.kernels(problem, **config)
-        launch = kernel.load()
+        launch = kernel.load(device)
         names = (*problem.inputs(), *problem.outputs())
         absent = dict.fromkeys(name for name in self.null if name not in names)
 

@@ -1,9 +1,9 @@
 """The public operators: PyTorch's names, arguments and results, on NumPy, torch and CuPy arrays.
 
 The arrays decide where a kernel runs.  On a GPU: there, on the caller's current stream.  On the host with `strategy`
-named: that very kernel, a Triton one through its interpreter.  On the host with none named: torch's CPU kernels where
-torch is installed, else NumPy's.  What comes in as CuPy goes out as CuPy, torch as torch, NumPy as NumPy; an input in
-channels_last memory gives an output in channels_last memory.
+named: that very kernel, CUDA C through the emulator, Triton through its interpreter.  On the host with none named:
+torch's CPU kernels where torch is installed, else NumPy's.  What comes in as CuPy goes out as CuPy, torch as torch,
+NumPy as NumPy; an input in channels_last memory gives an output in channels_last memory.
 
 `X_problem(...)` checks the arguments of `X(...)` and says which problem they are, without computing it.
 """
@@ -50,8 +50,9 @@ def run(problem: Problem, inputs: list[Array], strategy: str | None, out: Array 
         results = [empty(shape, dtypes[name], layout, library, place) for name, shape in shapes.items()]
         if out is not None and layout_of(out) == layout:
             results[0] = out
-    with launching(chosen.library, first):
-        inputs, outputs = ([view(array, chosen.library) for array in side] for side in (ready, results))
+    own = chosen.library_on(place[0])
+    with launching(own, first):
+        inputs, outputs = ([view(array, own) for array in side] for side in (ready, results))
         computed = launch(inputs, outputs)
         if chosen.allocates:
             results = [with_layout(_returned(array, library, first), layout) for array in computed]

@@ -79,6 +79,20 @@ class Launch:
         return outputs
 
 
+@dataclass(frozen=True)
+class Budget:
+    """The most that any kernel of a strategy may use when compiled, whatever problem, configuration and architecture.
+
+    shared_bytes  of a block, static and dynamic
+    spill_bytes   that a thread's code stores, or loads, for want of registers
+    stack_bytes   of a thread: what is spilled, and arrays that are indexed at run time
+    """
+
+    shared_bytes: int
+    spill_bytes: int = 0
+    stack_bytes: int = 0
+
+
 class Strategy:
     """Base of all strategies.  A subclass sets the attributes, `limits` and `prepare`, and what differs of the rest.
 
@@ -86,10 +100,11 @@ class Strategy:
     operations   the operators that it computes: "conv2d", "max_pool2d", ...
     devices      where it runs at full speed: "cpu", "cuda"
     interpreted  it runs on host arrays too where it is named: slow, exact, for tests and for learning
-    library      whose arrays a launch takes: "numpy", "torch" or "cupy"
+    library      whose arrays a launch takes on `devices`: "numpy", "torch" or "cupy"
     algorithm    whose error bound holds: "direct", "winograd_f2x3", "winograd_f4x3", "fft" or "vendor" (any of them)
     stages       the names of its launch's stages
     allocates    its launch returns arrays of its own and does not look at `outputs`
+    budget       of the kernels that it compiles; of a strategy that has such
     """
 
     name: ClassVar[str]
@@ -100,6 +115,7 @@ class Strategy:
     algorithm: ClassVar[str] = "direct"
     stages: ClassVar[tuple[str, ...]] = ("kernel",)
     allocates: ClassVar[bool] = False
+    budget: ClassVar[Budget]
 
     def unsupported(self, problem: Problem, device: str) -> list[str]:
         """Every reason why this strategy cannot compute `problem` on `device`, each a sentence; [] means it runs."""
@@ -108,11 +124,19 @@ class Strategy:
             reasons.append(f"It computes {', '.join(self.operations)}, not {problem.operation}.")
         if device not in self.devices and not (self.interpreted and device == "cpu"):
             reasons.append(f"It runs on {' and '.join(self.devices)}, not on {device}.")
-        return reasons or self.limits(problem, device)
+        return reasons or self.lacks(device) or self.limits(problem, device)
+
+    def lacks(self, device: str) -> list[str]:
+        """What this machine lacks for any problem at all, on a device on which the strategy does run."""
+        return []
 
     def limits(self, problem: Any, device: str) -> list[str]:
         """The reasons that lie in the problem itself, where operator and device fit."""
         return []
+
+    def library_on(self, device: str) -> str:
+        """The library whose arrays a launch takes on a device."""
+        return self.library
 
     def prepare(self, problem: Any, device: str, **config: Any) -> Launch:
         """Compile and choose tiles for `problem`, which `unsupported` has accepted."""
@@ -129,6 +153,10 @@ class Strategy:
     def configs(self, problem: Any) -> list[dict[str, Any]]:
         """What a tuner may pass to `prepare`; the default first."""
         return [{}]
+
+    def budget_of(self, problem: Any) -> Budget:
+        """`budget`, but where a problem is known to need more."""
+        return self.budget
 
     def __repr__(self) -> str:
         return f"<strategy {self.name}: {', '.join(self.operations)}>"

@@ -85,7 +85,7 @@ class TritonStrategy(Strategy):
     interpreted: ClassVar = True
     library: ClassVar = "torch"
 
-    def limits(self, problem: Any, device: str) -> list[str]:
+    def lacks(self, device: str) -> list[str]:
         if device == "cpu" and has_gpu():
             return ["Its kernels were compiled for the GPU that this process sees; host arrays need the interpreter."]
         return []

@@ -1,7 +1,8 @@
 """Triton on a machine with no GPU: strategies' kernels run in Triton's interpreter, on host arrays.
 
 Triton decides when a function is decorated whether `@triton.jit` compiles or interprets it.  So the choice is made
-once, when the first Triton strategy is loaded: with a GPU they compile; without one, `interpret()` comes first.
+once, when the first Triton strategy is loaded: with a GPU they compile; without one, `interpret()` comes first, unless
+`compile_only()` did.
 """
 
 from __future__ import annotations
@@ -12,12 +13,27 @@ from typing import Any
 
 from .arrays import has_gpu
 
+_compiles = False  # with no GPU, too
+
 
 def load(module: str) -> Any:
     """Import a Triton strategy's module, its kernels compiled on a machine with a GPU and interpreted without one."""
-    if module not in sys.modules and not has_gpu():
+    if module not in sys.modules and not has_gpu() and not _compiles:
         interpret()
     return importlib.import_module(module).strategy
+
+
+def compile_only() -> None:
+    """From here on Triton strategies compile in this process, GPU or not; with none, nothing runs them.
+
+    Raises RuntimeError where a strategy was loaded before, or Triton was told, to interpret.
+    """
+    global _compiles
+    from triton import knobs
+
+    if knobs.runtime.interpret:
+        raise RuntimeError("Triton interprets in this process (TRITON_INTERPRET=1, or a Triton strategy was loaded).")
+    _compiles = True
 
 
 def interpret() -> None:

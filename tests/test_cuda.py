@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
 import itertools
-from types import SimpleNamespace
 from typing import Any
 
 import cupy
@@ -15,6 +13,7 @@ from gpucnn.kernels import cuda
 from gpucnn.kernels.conv import cupy_direct, cupy_im2col_gemm
 from gpucnn.kernels.conv.cupy_im2col_gemm import cuts, needs_columns, needs_epilogue, needs_sums, products
 from gpucnn.kernels.cuda import Kernel
+from gpucnn.kernels.emulator import build, cublas
 from gpucnn.kernels.pool import cupy_max_pool
 from gpucnn.kernels.problem import ConvProblem, parse
 from gpucnn.kernels.rowwise import cupy_softmax
@@ -150,9 +149,8 @@ def test_a_launch_takes_the_arrays_in_the_problems_order(
     """Each kernel is launched once, and gets each array by its own name; sums may be y itself."""
     problem = parse(line)
     launched: list[dict[str, Any]] = []
-    monkeypatch.setattr(Kernel, "load", lambda kernel: lambda **given: launched.append(given))
-    monkeypatch.setitem(vars(cupy.cuda), "cublas", FakeCublas())
-    launch = strategy.prepare(problem, "cuda")
+    monkeypatch.setattr(Kernel, "load", lambda kernel, device: lambda **given: launched.append(given))
+    launch = strategy.prepare(problem, "cpu")
     assert {name for name, _ in launch.stages} <= set(strategy.stages)
     in_place = isinstance(problem, ConvProblem) and not needs_sums(problem)
     workspace = {"columns": "columns"} if in_place else {"columns": "columns", "sums": "sums"}
@@ -237,54 +235,6 @@ def test_configs_are_tiles_that_kernels_takes() -> None:
 # cupy_im2col_gemm -----------------------------------------------------------------------------------------------------
 
 
-CUDA_TYPES: dict[int, Any] = {0: np.float32, 1: np.float64, 2: np.float16}
-
-
-class FakeCublas:
-    """cuBLAS over host memory: column-major, as its documentation has it."""
-
-    CUBLAS_OP_N, CUBLAS_OP_T = 0, 1
-    CUBLAS_COMPUTE_32F, CUBLAS_COMPUTE_32F_FAST_TF32, CUBLAS_COMPUTE_64F = 68, 77, 70
-    CUBLAS_GEMM_DEFAULT = -1
-
-    def __init__(self) -> None:
-        self.mode = 3  # CUBLAS_TF32_TENSOR_OP_MATH, which somebody else has set
-        self.modes: set[int] = set()
-        self.computes: set[int] = set()
-
-    def getMathMode(self, handle: int) -> int:
-        return self.mode
-
-    def setMathMode(self, handle: int, mode: int) -> None:
-        self.mode = mode
-
-    def gemmStridedBatchedEx(
-        self, handle, transa, transb, m, n, k, alpha, a, a_type, lda, a_stride, b, b_type, ldb, b_stride, beta, c,
-        c_type, ldc, c_stride, batch, compute, algorithm
-    ):  # fmt: skip
-        scale = ctypes.c_double if compute == self.CUBLAS_COMPUTE_64F else ctypes.c_float
-        assert (scale.from_address(alpha).value, scale.from_address(beta).value) == (1, 0)
-        self.modes.add(self.mode)
-        self.computes.add(compute)
-        for i in range(batch):
-            left = self._matrix(a, a_type, (k, m) if transa else (m, k), lda, i * a_stride)
-            right = self._matrix(b, b_type, (n, k) if transb else (k, n), ldb, i * b_stride)
-            left, right = left.T if transa else left, right.T if transb else right
-            self._matrix(c, c_type, (m, n), ldc, i * c_stride)[...] = left.astype(float) @ right.astype(float)
-
-    def _matrix(self, address: int, cuda_type: int, shape: tuple[int, int], leading: int, offset: int) -> np.ndarray:
-        dtype = np.dtype(CUDA_TYPES[cuda_type])
-        assert leading >= shape[0]
-        size = ((shape[1] - 1) * leading + shape[0]) * dtype.itemsize
-        memory = (ctypes.c_char * size).from_address(address + offset * dtype.itemsize)
-        return np.ndarray(shape, dtype, memory, strides=(dtype.itemsize, leading * dtype.itemsize))
-
-
-def on_device(array: np.ndarray) -> Any:
-    """What a CuPy array tells of its memory."""
-    return SimpleNamespace(data=SimpleNamespace(ptr=array.ctypes.data))
-
-
 def columns_of(x: np.ndarray, problem: ConvProblem) -> np.ndarray:
     """x (N,C,H,W) -> (N, C, R*S, P*Q), zero padding written out."""
     p, (ph, pw) = problem, problem.padding
@@ -357,8 +307,7 @@ def test_products_are_the_convolution(line: str, limit: int, monkeypatch: pytest
         part = part[:, cut.pixel : cut.pixel + cut.pixels] if last else part[..., cut.pixel : cut.pixel + cut.pixels]
         if needs_sums(problem):
             given["sums"] = np.full(part.shape, np.nan, np.float32)
-        devices = {name: on_device(array) for name, array in given.items()}
-        products(problem, cut).run(FakeCublas(), 0, problem, devices)
+        products(problem, cut).run(cublas, 0, problem, given)
         if needs_sums(problem):
             part[...] = given["sums"]
     got = y.reshape(n, p, q, k).transpose(0, 3, 1, 2) if last else y.reshape(n, k, p, q)
@@ -368,10 +317,8 @@ def test_products_are_the_convolution(line: str, limit: int, monkeypatch: pytest
 @pytest.mark.parametrize("line", MULTIPLIED)
 def test_workspace_bytes_are_what_a_launch_allocates(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
     problem = parse(line)
-    monkeypatch.setattr(Kernel, "load", lambda kernel: None)
-    monkeypatch.setattr(cupy, "empty", np.empty)
-    monkeypatch.setitem(vars(cupy.cuda), "cublas", FakeCublas())
-    workspace = cupy_im2col_gemm.strategy.prepare(problem, "cuda").allocate()
+    monkeypatch.setattr(Kernel, "load", lambda kernel, device: None)
+    workspace = cupy_im2col_gemm.strategy.prepare(problem, "cpu").allocate()
     allocated = sum(array.nbytes for array in workspace.values())
     assert allocated == cupy_im2col_gemm.strategy.workspace_bytes(problem)
     assert allocated > 0 or not (needs_columns(problem) or needs_epilogue(problem))
@@ -380,23 +327,38 @@ def test_workspace_bytes_are_what_a_launch_allocates(line: str, monkeypatch: pyt
 @pytest.mark.parametrize(
     ("line", "compute"),
     [
-        ("--dtype=float32 mb1ic2oc3ih4kh1", FakeCublas.CUBLAS_COMPUTE_32F),
-        ("--allow-tf32 mb1ic2oc3ih4kh1", FakeCublas.CUBLAS_COMPUTE_32F_FAST_TF32),
-        ("--dtype=float16 mb1ic2oc3ih4kh1", FakeCublas.CUBLAS_COMPUTE_32F),
-        ("--dtype=float64 mb1ic2oc3ih4kh1", FakeCublas.CUBLAS_COMPUTE_64F),
+        ("--dtype=float32 mb1ic2oc3ih4kh1", cublas.CUBLAS_COMPUTE_32F),
+        ("--allow-tf32 mb1ic2oc3ih4kh1", cublas.CUBLAS_COMPUTE_32F_FAST_TF32),
+        ("--dtype=float16 mb1ic2oc3ih4kh1", cublas.CUBLAS_COMPUTE_32F),
+        ("--dtype=float64 mb1ic2oc3ih4kh1", cublas.CUBLAS_COMPUTE_64F),
     ],
 )
 def test_precision_is_pinned_whatever_the_handle_allows(
     line: str, compute: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    problem, cublas = parse(line), FakeCublas()
-    monkeypatch.setitem(vars(cupy.cuda), "cublas", cublas)
-    monkeypatch.setattr(cupy.cuda, "Device", lambda: SimpleNamespace(cublas_handle=0))
-    launch = cupy_im2col_gemm.strategy.prepare(problem, "cuda")
+    somebody_elses, handle = 3, 0  # CUBLAS_TF32_TENSOR_OP_MATH
+    used: list[tuple[int, int]] = []
+    monkeypatch.setattr(
+        cublas, "gemmStridedBatchedEx", lambda handle, *rest: used.append((cublas.getMathMode(handle), rest[-2]))
+    )
+    cublas.setMathMode(handle, somebody_elses)
+    problem = parse(line)
     x, w, y = (np.zeros(shape, problem.dtype) for shape in (*problem.inputs().values(), *problem.outputs().values()))
-    launch([on_device(x), on_device(w)], [on_device(y)])
-    assert (cublas.computes, cublas.modes) == ({compute}, {16})
-    assert cublas.mode == 3
+    cupy_im2col_gemm.strategy.prepare(problem, "cpu")([x, w], [y])
+    assert set(used) == {(16, compute)}
+    assert cublas.getMathMode(handle) == somebody_elses
+    cublas.setMathMode(handle, 0)
+
+
+@pytest.mark.gpu
+def test_the_hosts_cublas_has_cupys_names_and_values() -> None:
+    try:
+        binding = cupy.cuda.cublas
+    except ImportError as error:
+        pytest.skip(f"CuPy's binding needs the library itself: {error}")
+    names = [name for name in vars(cublas) if name.startswith("CUBLAS_")]
+    assert {name: getattr(cublas, name) for name in names} == {name: getattr(binding, name) for name in names}
+    assert all(callable(getattr(binding, name)) for name in ("getMathMode", "setMathMode", "gemmStridedBatchedEx"))
 
 
 def test_cuda_types_are_the_runtimes() -> None:
@@ -470,24 +432,33 @@ def test_softmax_folds_the_axes_around_its_own() -> None:
     ],
     ids=lambda value: getattr(value, "name", value),
 )
-def test_what_does_not_run_says_why(strategy: cuda.CudaStrategy, line: str, reason: str) -> None:
+def test_what_does_not_run_says_why(
+    strategy: cuda.CudaStrategy, line: str, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cupy_im2col_gemm, "_library", lambda device: None)  # as if cuBLAS were there
     assert any(found.startswith(reason) for found in strategy.unsupported(parse(line), "cuda"))
 
 
 def test_a_missing_cublas_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    def absent() -> None:
+    def absent(device: str) -> None:
         raise ImportError("libcublas.so.13")
 
-    monkeypatch.setattr(cupy_im2col_gemm, "_cublas", absent)
+    monkeypatch.setattr(cupy_im2col_gemm, "_library", absent)
     reasons = cupy_im2col_gemm.strategy.unsupported(parse("mb1ic2oc3ih4kh1"), "cuda")
     assert reasons == ["It needs the library cuBLAS, which was not found: pip install nvidia-cublas."]
 
 
-def test_none_of_them_runs_on_the_host() -> None:
-    strategies = (cupy_direct, cupy_im2col_gemm, cupy_max_pool, cupy_softmax)
-    lines = ("mb1ic1oc1ih4kh3", "mb1ic1oc1ih4kh3", "--op=max_pool2d mb1ic1ih4kh3", "--op=softmax --axis=1 2x2")
-    for module, line in zip(strategies, lines, strict=True):
-        assert module.strategy.unsupported(parse(line), "cpu") == ["It runs on cuda, not on cpu."]
+@pytest.mark.parametrize("device", ["cuda", "cpu"])
+def test_what_a_device_needs_is_a_reason(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """CuPy on a GPU, a C++ compiler on the host."""
+    monkeypatch.setattr(cuda, "find_spec", lambda name: None)
+    monkeypatch.setattr(build, "compiler", lambda: None)
+    expected = {
+        "cuda": "It needs the package cupy, which is not installed.",
+        "cpu": "It needs a C++ compiler to run CUDA C on the host: g++ or clang++, neither of which was found.",
+    }
+    for strategy, line in ((cupy_direct.strategy, "mb1ic1oc1ih4kh3"), (cupy_im2col_gemm.strategy, "mb1ic1oc1ih4kh3")):
+        assert strategy.unsupported(parse(line), device) == [expected[device]]
 
 
 @pytest.mark.parametrize("line", [line for line in PLANNED if "kh31" not in line])

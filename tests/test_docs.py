@@ -15,10 +15,12 @@ from gpucnn.bench.machine import Machine
 from gpucnn.bench.oracle import oracles
 from gpucnn.bench.validate import validate
 from gpucnn.kernels import conv2d, strategy
+from gpucnn.kernels.emulator import KernelError, missing
 from gpucnn.kernels.problem import parse
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = {name: (ROOT / name).read_text() for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")}
+NAMES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/emulator.md")
+DOCUMENTS = {name: (ROOT / name).read_text() for name in NAMES}
 MAKEFILE = (ROOT / "Makefile").read_text()
 
 
@@ -47,7 +49,7 @@ def test_links_resolve(document):
         if link.startswith("https://"):
             continue
         path, _, anchor = link.partition("#")
-        assert (ROOT / path).exists(), link
+        assert ((ROOT / document).parent / path).exists(), link
         assert not anchor or anchor in anchors(DOCUMENTS[path or document]), link
 
 
@@ -66,12 +68,51 @@ def test_bench_commands_parse_and_name_what_there_is():
     lines = {line for document in DOCUMENTS for line in code(document) if re.match(r"(\.venv/bin/)?gpucnn \w", line)}
     calls = [shlex.split(line, comments=True)[1:] for line in lines]
     assert {command for command, *_ in calls} == set(commands)
-    for command, *words in calls:
+    for command, *words in (call for call in calls if len(call) > 1):  # a command's name alone is only named
         asked = commands[command].make_context(command, words).params
         if command in ("bench", "verify"):
             selection = problems.select(asked["sources"] or ["smoke"], dtypes=asked["dtypes"] or [])
             patterns = [pattern for pattern in asked["patterns"] or [] if pattern != "numpy_windows"]
             assert runner.plan(selection.problems, patterns, "cpu")
+
+
+@pytest.fixture
+def emulated(monkeypatch, capsys, tmp_path):
+    """The emulator's page in practice: run(kernel) writes it to blur.cu and gives the page's command to the bench."""
+    if missing():
+        pytest.skip(missing())
+    monkeypatch.chdir(tmp_path)
+    (command,) = [line for line in code("docs/emulator.md") if line.startswith("gpucnn emulate blur.cu")]
+
+    def run(kernel: str) -> tuple[int, str]:
+        (tmp_path / "blur.cu").write_text(kernel)
+        monkeypatch.setattr(sys, "argv", shlex.split(command))
+        with pytest.raises(SystemExit) as exit_:
+            cli.main()
+        return exit_.value.code or 0, capsys.readouterr().out
+
+    return run
+
+
+def test_the_emulators_page_shows_what_is_said(emulated):
+    (kernel,) = blocks("docs/emulator.md", "cuda")
+    (report,) = blocks("docs/emulator.md", "text")
+    status, said = emulated(kernel)
+    assert status == 1
+    assert report in said
+    *others, last, end = kernel.splitlines(keepends=True)
+    status, said = emulated("".join([*others, "  __syncthreads();\n", last, end]))
+    assert (status, said.count("nothing found")) == (0, 5)
+
+
+def test_the_emulators_python_runs(emulated):
+    (kernel,) = blocks("docs/emulator.md", "cuda")
+    (program,) = blocks("docs/emulator.md", "python")
+    emulated(kernel)
+    with pytest.raises(KernelError, match="race") as caught:
+        exec(program, {})
+    error = caught.value
+    assert (error.place, error.block, error.thread) == ("blur.cu:5", (0, 0, 0), (1, 0, 0))
 
 
 def test_readme_tables_are_those_of_the_records():

@@ -1,7 +1,7 @@
 """Registry x problems: every strategy that runs here, on every problem that it supports, judged as the bench judges it.
 
-On the host these are the NumPy strategies, torch's, and Triton's through the interpreter; with a GPU (`make gpu`), all
-that run there.  Each is exact on small integers where its algorithm allows, and within its derived bound on normals.
+On the host these are the NumPy strategies, torch's, CUDA C through the emulator and Triton through its interpreter; with
+a GPU (`make gpu`), all that run there.  Each is exact on small integers where its algorithm allows, and within its derived bound on normals.
 """
 
 import pytest
@@ -112,19 +112,32 @@ PAIRS = [(strategy, problem) for problem in grid() for strategy in strategies(pr
 RUN = [(strategy, problem) for strategy, problem in PAIRS if not strategy.unsupported(problem, MACHINE.device)]
 
 
+def runs_here(strategy):
+    return MACHINE.device in strategy.devices or (strategy.interpreted and MACHINE.device == "cpu")
+
+
+def case(*values, strategy, name):
+    """A test's parameters; it is skipped where the machine lacks what the strategy needs, a C++ compiler for example."""
+    lacking = strategy.lacks(MACHINE.device)
+    return pytest.param(*values, id=name, marks=pytest.mark.skipif(bool(lacking), reason=" ".join(lacking)))
+
+
+LACKING = [(s, problem) for s, problem in PAIRS if runs_here(s) and s.lacks(MACHINE.device)]
+CASES = [case(*pair, strategy=pair[0], name=f"{pair[0].name}-{pair[1]}") for pair in (*RUN, *LACKING)]
+
+
 @pytest.mark.gpu
-@pytest.mark.parametrize(("strategy", "problem"), [pytest.param(*pair, id=f"{pair[0].name}-{pair[1]}") for pair in RUN])
+@pytest.mark.parametrize(("strategy", "problem"), CASES)
 def test_every_strategy_agrees_with_the_reference(strategy, problem):
     found = validate(strategy, problem, MACHINE, oracles(problem, seed=0))
     assert found.verdict == "PASSED", found.message
 
 
-def runs_here(strategy):
-    return MACHINE.device in strategy.devices or (strategy.interpreted and MACHINE.device == "cpu")
+HERE = [entry for entry in STRATEGIES if runs_here(load(entry))]
 
 
 # A grid that a strategy never runs on would prove nothing of it.
-@pytest.mark.parametrize("entry", [entry for entry in STRATEGIES if runs_here(load(entry))])
+@pytest.mark.parametrize("entry", [case(entry, strategy=load(entry), name=entry) for entry in HERE])
 def test_every_strategy_that_runs_here_is_in_the_grid(entry):
     strategy = load(entry)
     assert {problem.operation for run, problem in RUN if run is strategy} == set(strategy.operations)

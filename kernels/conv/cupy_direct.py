@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 
 from ..cuda import C_TYPES, SHARED_BYTES, CudaStrategy, Kernel, conv2d_struct, conv2d_too_large, instance
 from ..problem import ConvProblem
+from ..strategy import Budget
 
 SOURCE = "conv/cupy_direct.cu"
 UNROLLED_WIDTHS = (1, 3, 5, 7, 11)  # filter widths with a loop of their own; every other shares one
@@ -170,9 +171,10 @@ class CupyDirect(CudaStrategy):
     name = "cupy_direct"
     operations = ("conv2d",)
     null = ("b",)
+    budget = Budget(shared_bytes=SHARED_BYTES)
 
     def limits(self, problem: ConvProblem, device: str) -> list[str]:
-        reasons = [*super().limits(problem, device), *conv2d_too_large(problem)]
+        reasons = conv2d_too_large(problem)
         if not reasons and problem.n and not plans(problem):
             reasons.append(
                 f"One filter of {problem.r}x{problem.s} taps and the inputs of one pixel do not fit into the "

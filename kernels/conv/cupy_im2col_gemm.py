@@ -27,12 +27,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import cupy
 import numpy as np
 
+from .. import emulator
+from ..arrays import span
 from ..cuda import ARRAY_DTYPES, C_TYPES, CudaStrategy, Kernel, conv2d_struct, conv2d_too_large, instance
 from ..problem import DTYPES, ConvProblem
-from ..strategy import Launch
+from ..strategy import Budget, Launch
 
 SOURCE = "conv/cupy_im2col_gemm.cu"
 WORKSPACE_LIMIT = 1 << 30  # bytes
@@ -116,7 +117,7 @@ class Products:
         dtype = "float32" if operand.array == "sums" and needs_sums(problem) else problem.dtype
         strides = operand.group_stride, operand.image_stride
         step, stride = strides if over_images else strides[::-1]
-        address = array.data.ptr + (operand.offset + i * step) * DTYPES[dtype]
+        address = span(array)[0] + (operand.offset + i * step) * DTYPES[dtype]
         return address, CUDA_TYPES[dtype], operand.leading, stride
 
 
@@ -233,15 +234,21 @@ class CupyIm2colGemm(CudaStrategy):
     name = "cupy_im2col_gemm"
     operations = ("conv2d",)
     stages = ("im2col", "gemm", "epilogue")
+    budget = Budget(shared_bytes=0)
+
+    def lacks(self, device: str) -> list[str]:
+        if lacking := super().lacks(device):
+            return lacking
+        try:
+            _library(device)
+        except ImportError:
+            return ["It needs the library cuBLAS, which was not found: pip install nvidia-cublas."]
+        return []
 
     def limits(self, problem: ConvProblem, device: str) -> list[str]:
-        reasons = [*super().limits(problem, device), *conv2d_too_large(problem)]
+        reasons = conv2d_too_large(problem)
         if pixel_bytes(problem) > WORKSPACE_LIMIT:
             reasons.append(f"One output's window takes {pixel_bytes(problem)} bytes; it allows {WORKSPACE_LIMIT}.")
-        try:
-            _cublas()
-        except ImportError:
-            reasons.append("It needs the library cuBLAS, which was not found: pip install nvidia-cublas.")
         return reasons
 
     def workspace_bytes(self, problem: ConvProblem) -> int:
@@ -254,39 +261,38 @@ class CupyIm2colGemm(CudaStrategy):
 
     def prepare(self, problem: ConvProblem, device: str, **config: Any) -> Launch:
         """Its stages repeat where the batch is cut."""
-        cublas = _cublas()
-        stages = [stage for cut in cuts(problem) for stage in self._round(problem, cut, cublas)]
+        xp, cublas = _library(device)
+        stages = [stage for cut in cuts(problem) for stage in self._round(problem, device, cut, cublas)]
         pixels = self.workspace_bytes(problem) // max(1, pixel_bytes(problem))
 
         def allocate() -> dict[str, Any]:
             workspace = {}
             if needs_columns(problem):
                 elements = pixels * problem.c * problem.r * problem.s
-                workspace["columns"] = cupy.empty(elements, ARRAY_DTYPES[problem.dtype])
+                workspace["columns"] = xp.empty(elements, ARRAY_DTYPES[problem.dtype])
             if needs_sums(problem):
-                workspace["sums"] = cupy.empty(pixels * problem.k, "float32")
+                workspace["sums"] = xp.empty(pixels * problem.k, "float32")
             return workspace
 
         return Launch(tuple(stages), allocate)
 
-    def _round(self, problem: ConvProblem, cut: Cut, cublas: Any) -> Iterator[tuple[str, Any]]:
+    def _round(self, problem: ConvProblem, device: str, cut: Cut, cublas: Any) -> Iterator[tuple[str, Any]]:
         """The stages of one cut."""
         if needs_columns(problem):
-            copy = im2col_kernel(problem, cut).load()
+            copy = im2col_kernel(problem, cut).load(device)
             yield "im2col", lambda inputs, _, workspace: copy(x=inputs[0], columns=workspace["columns"])
 
         product = products(problem, cut)
 
         def gemm(inputs: Any, outputs: Any, workspace: Any) -> None:
             arrays = {"columns": inputs[0], "w": inputs[1], "sums": outputs[0], **workspace}
-            handle = cupy.cuda.Device().cublas_handle
-            with pinned_math(cublas, handle):
+            with pinned_math(cublas, device) as handle:
                 product.run(cublas, handle, problem, arrays)
 
         yield "gemm", gemm
 
         if needs_epilogue(problem):
-            finish = epilogue_kernel(problem, cut).load()
+            finish = epilogue_kernel(problem, cut).load(device)
 
             def epilogue(inputs: Any, outputs: Any, workspace: Any) -> None:
                 b = inputs[2] if problem.bias else None
@@ -295,18 +301,30 @@ class CupyIm2colGemm(CudaStrategy):
             yield "epilogue", epilogue
 
 
-def _cublas() -> Any:
-    """CuPy's binding of cuBLAS; ImportError where the library is not installed."""
-    return cupy.cuda.cublas
+def _library(device: str) -> tuple[Any, Any]:
+    """(the array library, its binding of cuBLAS) of a device; ImportError where cuBLAS is not installed."""
+    if device == "cpu":
+        return np, emulator.cublas
+    import cupy
+
+    return cupy, cupy.cuda.cublas
 
 
 @contextlib.contextmanager
-def pinned_math(cublas: Any, handle: int) -> Iterator[None]:
-    """Whatever a user of CuPy allowed the shared handle, a product here has its own compute type's precision."""
+def pinned_math(cublas: Any, device: str) -> Iterator[int]:
+    """The device's handle, which all users of CuPy share.
+
+    Whatever they allowed it, a product here has its own compute type's precision.
+    """
+    handle = 0
+    if device == "cuda":
+        import cupy
+
+        handle = cupy.cuda.Device().cublas_handle
     before = cublas.getMathMode(handle)
     cublas.setMathMode(handle, DEFAULT_MATH | DISALLOW_REDUCED_PRECISION_REDUCTION)
     try:
-        yield
+        yield handle
     finally:
         cublas.setMathMode(handle, before)
 

@@ -27,6 +27,7 @@ import triton
 import triton.language as tl
 
 from ..problem import ConvProblem
+from ..strategy import Budget
 from ..triton_common import (
     PROGRAMS,
     Plan,
@@ -242,6 +243,12 @@ def programs(tile: Tile, problem: ConvProblem) -> int:
 class TritonImplicitGemm(TritonStrategy):
     name = "triton_implicit_gemm"
     operations = ("conv2d",)
+    budget = Budget(shared_bytes=144 << 10, spill_bytes=4, stack_bytes=8)
+
+    def budget_of(self, problem: ConvProblem) -> Budget:
+        if problem.dtype == "float64" and problem.activation == "tanh":  # beside 64x64 sums it lacks registers
+            return Budget(shared_bytes=40 << 10, spill_bytes=360, stack_bytes=360)
+        return self.budget
 
     def configs(self, problem: ConvProblem) -> list[dict[str, int]]:
         """Every tile of the problem's row of TILES; first the largest that still gives all multiprocessors work."""

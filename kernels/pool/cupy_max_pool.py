@@ -13,6 +13,7 @@ from typing import Any
 
 from ..cuda import C_TYPES, CudaStrategy, Kernel, instance, too_large
 from ..problem import AdaptivePoolProblem, PoolProblem
+from ..strategy import Budget
 
 THREADS = 256
 GRID_Y = 65535  # the most blocks that a grid may have there
@@ -23,11 +24,12 @@ class CupyMaxPool(CudaStrategy):
     name = "cupy_max_pool"
     operations = ("max_pool2d", "adaptive_max_pool2d")
     null = ("indices",)
+    budget = Budget(shared_bytes=0)
 
     def limits(self, problem: PoolProblem | AdaptivePoolProblem, device: str) -> list[str]:
         p = problem
         sizes = {"an image of x": p.c * p.h * p.w, "an image of y": p.c * p.p * p.q, "N*C": p.n * p.c}
-        return [*super().limits(problem, device), *too_large(sizes)]
+        return too_large(sizes)
 
     def kernels(self, problem: PoolProblem | AdaptivePoolProblem, **config: Any) -> list[Kernel]:
         p, last = problem, problem.layout == "channels_last"

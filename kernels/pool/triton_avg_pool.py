@@ -19,7 +19,8 @@ import triton
 import triton.language as tl
 
 from ..problem import AdaptivePoolProblem, PoolProblem
-from ..triton_common import Plan, TritonStrategy, pointers
+from ..strategy import Budget
+from ..triton_common import Plan, TritonStrategy, pointers, wide
 from . import triton_window
 from .triton_window import output_tile, window
 
@@ -141,6 +142,13 @@ def divisor(problem: PoolProblem | AdaptivePoolProblem) -> dict[str, Any]:
 class TritonAvgPool(TritonStrategy):
     name = "triton_avg_pool"
     operations = ("avg_pool2d", "sum_pool2d", "lp_pool2d", "adaptive_avg_pool2d")
+    budget = Budget(shared_bytes=2 << 10, spill_bytes=4, stack_bytes=8)
+
+    def budget_of(self, problem: PoolProblem | AdaptivePoolProblem) -> Budget:
+        if wide(problem):  # larger tiles lack registers for their 64-bit offsets, beside float64 powers above all
+            spilled, stack = (2080, 1544) if problem.operation == "lp_pool2d" else (152, 152)
+            return Budget(shared_bytes=2 << 10, spill_bytes=spilled, stack_bytes=stack)
+        return self.budget
 
     def limits(self, problem: PoolProblem | AdaptivePoolProblem, device: str) -> list[str]:
         reasons = super().limits(problem, device)

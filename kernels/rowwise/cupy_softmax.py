@@ -19,6 +19,7 @@ from typing import Any
 
 from ..cuda import C_TYPES, CudaStrategy, Kernel, instance
 from ..problem import SoftmaxProblem
+from ..strategy import Budget
 
 SOURCE = "rowwise/cupy_softmax.cu"
 ROW_THREADS = {256: 32, 4096: 256, 16384: 1024}  # up to that length (half of it in float64): threads a row
@@ -30,11 +31,11 @@ COLUMN_THREADS = 8  # a column
 class CupySoftmax(CudaStrategy):
     name = "cupy_softmax"
     operations = ("softmax", "log_softmax")
+    budget = Budget(shared_bytes=4 << 10)
 
     def limits(self, problem: SoftmaxProblem, device: str) -> list[str]:
         outer, _, inner = _folded(problem)
-        too_many = [f"It takes fewer than 2^31 rows, and this problem has {outer * inner}."] * (outer * inner >= 2**31)
-        return super().limits(problem, device) + too_many
+        return [f"It takes fewer than 2^31 rows, and this problem has {outer * inner}."] * (outer * inner >= 2**31)
 
     def kernels(self, problem: SoftmaxProblem, **config: Any) -> list[Kernel]:
         outer, length, inner = _folded(problem)

@@ -20,6 +20,7 @@ import triton
 import triton.language as tl
 
 from ..problem import SOFTMAX_OPS, SoftmaxProblem
+from ..strategy import Budget
 from ..triton_common import PROGRAMS, Plan, TritonStrategy, cdiv, distinct, pointers, power_of_two, vector, wide
 
 TILE = 4096  # elements that a program should hold
@@ -105,6 +106,7 @@ def tile(problem: SoftmaxProblem, elements: int, most: int) -> dict[str, int]:
 class TritonSoftmax(TritonStrategy):
     name = "triton_softmax"
     operations = SOFTMAX_OPS
+    budget = Budget(shared_bytes=1 << 10)
 
     def configs(self, problem: SoftmaxProblem) -> list[dict[str, int]]:
         """The default tile, smaller and larger ones, and one that streams rows that might stay in registers."""

@@ -1,0 +1,246 @@
+"""The host's compiler: a translated source -> a program that can launch its kernels; a cache that processes share."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from .errors import CompileError, NotSupportedError
+
+INCLUDE = Path(__file__).parent / "include"
+RUNTIME = Path(__file__).parent / "runtime"
+SANITIZERS = ("address", "undefined", "thread")
+KEPT = 2000  # programs in the cache; those that have not been used for longest go
+
+_COMMON = (
+    *("-std=c++17", "-g1", "-gdwarf-4", "-fno-exceptions", "-fno-rtti", "-fno-pie", "-fno-strict-aliasing"),
+    *("-ffp-contract=off", "-fno-math-errno"),
+)
+_RUNTIME = ("-O2",)
+# Locals that are not initialised hold a pattern: huge as a number, far outside as an index.  Every page of a large
+# frame is touched, so that none steps over the unmapped page below a stack.
+_KERNEL = ("-ftrivial-auto-var-init=pattern", "-fstack-clash-protection")
+_PLAIN = ("-O2", "-fwrapv", "-Wuninitialized", "-Wmaybe-uninitialized")
+_SANITIZED = ("-w", "-O1", "-fno-omit-frame-pointer", "-fno-sanitize-recover=all")
+
+
+@dataclass(frozen=True)
+class Compiler:
+    """A C++ compiler: its path, and what it says of its version."""
+
+    path: str
+    version: str
+
+
+@dataclass(frozen=True)
+class SharedVariable:
+    """A `__shared__` variable of a program: its name in the source, and where it lies."""
+
+    name: str
+    address: int
+    size: int
+
+
+@dataclass(frozen=True)
+class Program:
+    """A compiled source.
+
+    kernels    name -> a token for each parameter: [P pointer [c to const]] kind, bytes
+    variables  `__constant__` and `__device__` variables: name -> initial value
+    warnings   of variables that may be used before they have a value: (place, what); a plain program knows
+    """
+
+    path: Path
+    kernels: dict[str, list[str]]
+    variables: dict[str, bytes]
+    shared: list[SharedVariable]
+    warnings: list[tuple[str, str]]
+
+
+@cache
+def compiler() -> Compiler | None:
+    """g++, or else clang++; None where the host has neither."""
+    for name in ("g++", "clang++"):
+        if path := shutil.which(name):
+            said = subprocess.run([path, "--version"], capture_output=True, text=True)
+            if said.returncode == 0:
+                return Compiler(path, said.stdout.partition("\n")[0])
+    return None
+
+
+def missing() -> str | None:
+    """Why kernels cannot be compiled on this host, a sentence; None where they can."""
+    if compiler() is None:
+        return "It needs a C++ compiler to run CUDA C on the host: g++ or clang++, neither of which was found."
+    return None
+
+
+def cache_folder() -> Path:
+    """Where compiled programs are kept: $XDG_CACHE_HOME/gpucnn, or ~/.cache/gpucnn."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gpucnn" / "emulator"
+
+
+def build(code: str, options: Sequence[str], sanitize: frozenset[str]) -> Program:
+    """The program of a translated source: from the cache, where the same was compiled in the same way before.
+
+    Raises CompileError.
+    """
+    tool = compiler()
+    if tool is None:
+        raise CompileError(str(missing()))
+    flags = (*_COMMON, *_KERNEL, *options, *(_sanitizing(sanitize) if sanitize else _PLAIN))
+    headers = b"".join(path.read_bytes() for path in sorted(INCLUDE.iterdir()))
+    key = _digest(code, flags, tool, _runtime_key(sanitize), headers)
+    folder = cache_folder() / key
+    if not (folder / "program.json").exists():
+        with _locked(key):
+            if not (folder / "program.json").exists():
+                _compile(code, flags, tool, sanitize, folder)
+                _prune()
+    with contextlib.suppress(OSError):
+        os.utime(folder)
+    told = json.loads((folder / "program.json").read_text())
+    shared = [SharedVariable(*variable) for variable in told["shared"]]
+    variables = {name: bytes.fromhex(value) for name, value in told["variables"].items()}
+    warnings = [(place, what) for place, what in told["warnings"]]
+    return Program(folder / "program", told["kernels"], variables, shared, warnings)
+
+
+def _digest(*parts: object) -> str:
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
+
+
+def _sanitizing(sanitize: frozenset[str]) -> list[str]:
+    return [*_SANITIZED, f"-fsanitize={','.join(sorted(sanitize))}", "-fno-sanitize=vptr"]
+
+
+def _defines(sanitize: frozenset[str]) -> list[str]:
+    """What the runtime has to know of the sanitizers; it is not instrumented itself."""
+    return [f"-DWITH_{name.upper()}" for name in sorted(sanitize)]
+
+
+@cache
+def _runtime_key(sanitize: frozenset[str]) -> str:
+    sources = [path.read_bytes() for path in sorted(RUNTIME.iterdir())]
+    return _digest(sources, (INCLUDE / "emulator.h").read_bytes(), compiler(), _COMMON, _RUNTIME, _defines(sanitize))
+
+
+def _runtime_object(name: str, tool: Compiler, sanitize: frozenset[str]) -> Path:
+    """A part of the runtime, which is compiled where the cache does not have it."""
+    path = cache_folder() / f"runtime-{_runtime_key(sanitize)}" / f"{name}.o"
+    if not path.exists():
+        path.parent.mkdir(exist_ok=True)
+        new = path.with_suffix(f".{os.getpid()}.o")
+        flags = [*_COMMON, *_RUNTIME, *_defines(sanitize), f"-I{INCLUDE}"]
+        done = _run([tool.path, *flags, "-c", str(RUNTIME / f"{name}.cpp"), "-o", str(new)])
+        if done.returncode:
+            raise CompileError(f"the emulator's runtime does not compile with {tool.version}:\n{done.stderr}")
+        new.replace(path)
+    return path
+
+
+def _run(command: Sequence[str | Path], folder: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True)
+
+
+def _compile(code: str, flags: Sequence[str], tool: Compiler, sanitize: frozenset[str], folder: Path) -> None:
+    """Compile into a folder beside the entry's place, and move it there when it is whole."""
+    parts = ("scheduler", "main", *(["races"] if "thread" in sanitize else []))
+    with (
+        tempfile.TemporaryDirectory(dir=cache_folder(), ignore_cleanup_errors=True) as scratch,
+        ThreadPoolExecutor() as pool,
+    ):
+        runtime = [pool.submit(_runtime_object, part, tool, sanitize) for part in parts]
+        new = Path(scratch) / "new"
+        new.mkdir()
+        (new / "kernel.cpp").write_text(code)
+        flags = [*flags, f"-I{INCLUDE}", f"-ffile-prefix-map={new}=."]
+        compiled = _run([tool.path, *flags, "-c", "kernel.cpp", "-o", "kernel.o"], new)
+        if compiled.returncode:
+            raise _compile_error(compiled.stderr)
+        objects = [part.result() for part in runtime]
+        linked = [f"-fsanitize={name}" for name in sorted(sanitize - {"thread"})]
+        linked = _run([tool.path, "kernel.o", *objects, *linked, "-no-pie", "-static-libgcc", "-o", "program"], new)
+        if linked.returncode:
+            raise CompileError(f"the kernel does not link: {linked.stderr}")
+        told = {**_describe(new), "warnings": _uninitialised(compiled.stderr)}
+        (new / "kernel.o").unlink()
+        (new / "program.json").write_text(json.dumps(told))
+        shutil.rmtree(folder, ignore_errors=True)  # where a broken entry lies
+        new.rename(folder)
+
+
+def _compile_error(said: str) -> CompileError:
+    """The compiler's errors, without its notes; or, for an intrinsic that no header has, that."""
+    undeclared = re.search(
+        r"(?P<file>[^\s:]+):(?P<line>\d+):.*(?:['‘](?P<gcc>__\w+)['’] was not declared"
+        r"|use of undeclared identifier '(?P<clang>__\w+)')",
+        said,
+    )
+    if undeclared:
+        return NotSupportedError(undeclared["gcc"] or undeclared["clang"], undeclared["file"], int(undeclared["line"]))
+    if told := re.search(r"not supported in the emulator: ([^\n\"]+)", said):
+        return NotSupportedError(told[1].strip())
+    errors = [line for line in said.splitlines() if re.search(r"\berror\b", line)]
+    return CompileError("\n".join(errors[:10]) or said[:2000])
+
+
+def _uninitialised(said: str) -> list[tuple[str, str]]:
+    """Where the compiler saw a variable that may be used before it has a value."""
+    found = re.findall(r"^(\S+?:\d+):\d+: warning: (.*uninitialized.*?) \[", said, re.MULTILINE)
+    return [(place, what) for place, what in dict.fromkeys(found) if not place.startswith("/")]
+
+
+def _describe(folder: Path) -> dict[str, object]:
+    """What a program holds: told by itself, and by its symbols where these alone know."""
+    kernels: dict[str, list[str]] = {}
+    variables: dict[str, str] = {}
+    for line in _run([folder / "program"]).stdout.splitlines():
+        kind, name, value = line.split("\t")
+        if kind == "kernel":
+            kernels[name] = value.split()
+        else:
+            variables[name] = value
+    # A static variable of a function of the kernel's, without a value: that is what `__shared__` makes.
+    own = {symbol for _, _, symbol in _statics(folder / "kernel.o")}
+    shared = []
+    for address, size, symbol in _statics(folder / "program"):
+        if symbol in own and "8emulator" not in symbol and (name := re.search(r"E(\d+)(\D\w*)$", symbol)):
+            shared.append((name[2][: int(name[1])], int(address, 16), int(size, 16)))
+    return {"kernels": kernels, "variables": variables, "shared": shared}
+
+
+def _statics(file: Path) -> list[tuple[str, str, str]]:
+    """(address, size, mangled name) of each variable that stands in a function and has no value of its own."""
+    return re.findall(r"^(\w+) (\w+) [bB] (_ZZ\w+)$", _run(["nm", "-S", file]).stdout, re.MULTILINE)
+
+
+@contextlib.contextmanager
+def _locked(key: str) -> Iterator[None]:
+    """One process at a time compiles what begins with the same digits."""
+    folder = cache_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / f"lock-{key[:2]}").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _prune() -> None:
+    """Remove the programs that have not been used for longest, down to KEPT."""
+    entries = [path for path in cache_folder().iterdir() if (path / "program.json").exists()]
+    if len(entries) <= KEPT:
+        return
+    for path in sorted(entries, key=lambda path: path.stat().st_mtime)[: len(entries) - KEPT]:
+        shutil.rmtree(path, ignore_errors=True)

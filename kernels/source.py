@@ -1,0 +1,102 @@
+"""CUDA C as text: headers taken in, comments left out, what a kernel declares.
+
+Both compilers, NVRTC and the host's, get the text that `inlined` makes, and both get a kernel's parameters from it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+_INCLUDE = re.compile(r'\s*#\s*include\s+[<"](.+?)[>"]')
+_UNREAD = re.compile(r'//[^\n]*|/\*.*?\*/|"(?:[^"\\\n]|\\.)*"|(?<!\w)\'(?:[^\'\\\n]|\\.)+\'', re.DOTALL)
+
+
+def inlined(text: str, name: str, folders: Sequence[Path], done: set[str] | None = None) -> str:
+    """A source with headers in place of their #include; #line keeps the compilers' messages right.
+
+    name     of the source, as messages give it
+    folders  where headers are looked for; what is in none of them is CUDA's own or the system's, and stays an #include
+
+    A header with `#pragma once` is taken in once.  The text is all that a cache of compiled kernels has to look at.
+    """
+    done = set() if done is None else done
+    lines = [f'#line 1 "{name}"']
+    for number, line in enumerate(text.splitlines(), start=1):
+        header = _INCLUDE.match(line)
+        found = header and next((folder / header[1] for folder in folders if (folder / header[1]).is_file()), None)
+        if line.strip() == "#pragma once":
+            lines.append("")
+        elif not header or not found:
+            lines.append(line)
+        elif str(found) in done:
+            lines.append("")
+        else:
+            inner = found.read_text()
+            if re.search(r"^\s*#\s*pragma once", inner, re.MULTILINE):
+                done.add(str(found))
+            lines += [inlined(inner, _relative(found, folders), [found.parent, *folders], done)]
+            lines += [f'#line {number + 1} "{name}"']
+    return "\n".join(lines)
+
+
+def _relative(path: Path, folders: Sequence[Path]) -> str:
+    """A header's name in messages: below the folder that holds all others, or whole."""
+    root = folders[-1]
+    return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
+
+
+def masked(text: str) -> str:
+    """The text with blanks in place of comments and literals: every other character stays where it is.
+
+    >>> masked('f(1); // "asm"')
+    'f(1);         '
+    """
+    return _UNREAD.sub(lambda match: re.sub(r"[^\n]", " ", match[0]), text)
+
+
+def place(text: str, position: int) -> tuple[str, int]:
+    """The file and line, by the #line before it, of a position in an inlined text."""
+    before = text[:position]
+    markers = list(re.finditer(r'^#line (\d+) "(.*)"\n', before, re.MULTILINE))
+    if not markers:
+        return "", before.count("\n") + 1
+    return markers[-1][2], int(markers[-1][1]) + before[markers[-1].end() :].count("\n")
+
+
+def kernels(text: str) -> list[str]:
+    """The names of the kernels that are no templates, in order.
+
+    >>> kernels("template <class T> __global__ void t(T* x) {} __global__ void __launch_bounds__(64) k(int* x) {}")
+    ['k']
+    """
+    text, found = masked(text), []
+    bounds = r"(?:__launch_bounds__\s*\((?:[^()]|\([^()]*\))*\)\s*)?"
+    for match in re.finditer(rf"\b__global__\b\s*{bounds}(?:static\s+)?void\s+{bounds}(\w+)\s*\(", text):
+        head = re.split(r"[;}]", text[: match.start()])[-1]
+        if not re.search(r"\btemplate\b", head) and match[1] not in found:
+            found.append(match[1])
+    return found
+
+
+def declaration(text: str, kernel: str) -> tuple[list[str], list[str]] | None:
+    """The template parameters and the parameters of a kernel, as they are declared; None where it is not found.
+
+    >>> declaration("template <typename T, int N> __global__ void scale(const T* x, float by)", "scale")
+    (['typename T', 'int N'], ['const T* x', 'float by'])
+    """
+    bounds = r"(?:__launch_bounds__\s*\((?:[^()]|\([^()]*\))*\)\s*)?"
+    template = r"(?:template\s*<([^<>]*)>\s*)?"
+    head = rf'{template}(?:extern\s+"?\s*C?\s*"?\s*)?__global__\s+{bounds}(?:static\s+)?void\s+{bounds}{kernel}\s*'
+    found = re.search(rf"{head}\(([^()]*)\)", masked(text))
+    if found is None:
+        return None
+    templates, parameters = ((found[group] or "").split(",") for group in (1, 2))
+    return [one.strip() for one in templates if one.strip()], [one.strip() for one in parameters if one.strip()]
+
+
+def parameter_names(text: str, kernel: str) -> list[str]:
+    """The names of a kernel's parameters; [] where its declaration is not understood."""
+    declared = declaration(text, kernel.partition("<")[0])
+    return [re.findall(r"\w+", parameter)[-1] for parameter in declared[1]] if declared else []

@@ -1,0 +1,333 @@
+"""Bugs planted in kernels, and which of the emulator's checks notices them: the table in docs/emulator.md.
+
+    python tests/emulator/planted.py docs/emulator.md
+
+A bug is one change in a copy of the sources.  The copy's kernel runs under every check, and is judged as the bench
+judges it: by exact integers, by the error bound, by guard bands; and by what the emulator reports.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpucnn.bench.machine import Machine
+from gpucnn.bench.oracle import oracles
+from gpucnn.bench.validate import validate
+from gpucnn.kernels import cuda, parse
+from gpucnn.kernels.emulator import KernelError, RawModule, configure
+from gpucnn.kernels.strategy import load
+
+SOURCES = Path(cuda.__file__).parent
+OWN = Path(__file__).parent / "tensor_cores.cu"
+BEGIN, END = "<!-- planted bugs: begin -->", "<!-- planted bugs: end -->"
+
+CHECKS: dict[str, list[dict[str, Any]]] = {
+    "ascending": [{}],
+    "descending": [{"order": "descending"}],
+    "random": [{"order": "random", "seed": seed} for seed in (1, 2, 3)],
+    "address, undefined": [{"sanitize": ("address", "undefined")}],
+    "thread": [{"sanitize": "thread"}],
+}
+# What a report says -> the word for it.
+KINDS = {
+    "race:": "race",
+    "misaligned": "alignment",
+    "out of bounds|outside of|illegal memory access|AddressSanitizer|wrote behind": "bounds",
+    "divergent barrier|deadlock": "barrier",
+    "the mask|did not take part": "mask",
+    "overflow": "overflow",
+    "undefined behaviour": "undefined",
+    "time-out": "hang",
+}
+
+
+@dataclass(frozen=True)
+class Bug:
+    """`right`, which stands once in `source`, becomes `wrong`; `run` judges the kernel: what is wrong with it, or ""."""
+
+    what: str
+    source: str
+    right: str
+    wrong: str
+    run: Callable[[], str]
+
+    @contextmanager
+    def planted(self) -> Iterator[None]:
+        """The sources of the kernels are a copy, with the bug in it."""
+        text = _path(SOURCES, self.source).read_text()
+        assert text.count(self.right) == 1, f"{self.what}: {self.right!r} stands {text.count(self.right)} times"
+        with tempfile.TemporaryDirectory() as folder, _sources(Path(folder)):
+            for path in (*SOURCES.rglob("*.cu"), *SOURCES.rglob("*.cuh"), OWN):
+                copy = Path(folder) / (path.name if path == OWN else path.relative_to(SOURCES))
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(path, copy)
+            (Path(folder) / self.source).write_text(text.replace(self.right, self.wrong))
+            yield
+
+
+def _path(root: Path, source: str) -> Path:
+    return OWN if source == OWN.name and root == SOURCES else root / source
+
+
+@contextmanager
+def _sources(folder: Path) -> Iterator[None]:
+    before, cuda._ROOT = cuda._ROOT, folder
+    try:
+        yield
+    finally:
+        cuda._ROOT = before
+
+
+def problem(entry: str, line: str, **config: Any) -> Callable[[], str]:
+    """Judge a strategy on a problem."""
+
+    def run() -> str:
+        strategy, asked = load(entry), parse(line)
+        if config:
+            prepare = type(strategy).prepare
+            strategy = type(
+                f"{strategy.name} configured",
+                (type(strategy),),
+                {"prepare": lambda self, problem, device: prepare(self, problem, device, **config)},
+            )()
+        return validate(strategy, asked, Machine("cpu"), oracles(asked, seed=0)).message
+
+    return run
+
+
+def _matrix_product() -> str:
+    rng = np.random.default_rng(0)
+    a, b = (rng.integers(-3, 4, (32, 32)).astype(np.float16) for _ in range(2))
+    c = np.full((32, 32), np.nan, np.float32)
+    return _own("matrix_product", (2, 2), (32,), (a, b, c, *map(np.int32, (32, 32, 32))), c, np.maximum(a @ b, 0))
+
+
+def _total() -> str:
+    x = np.arange(-500, 500, dtype=np.float32)
+    total = np.zeros(1, np.float32)
+    return _own("total_of", (2,), (128,), (x, total, np.int32(x.size // 4)), total, x.sum(keepdims=True))
+
+
+def _own(name: str, grid: Any, block: Any, arguments: Any, got: np.ndarray, expected: np.ndarray) -> str:
+    try:
+        RawModule(path=_path(cuda._ROOT, OWN.name)).get_function(name)(grid, block, arguments)
+    except KernelError as error:
+        return f"launch raised KernelError: {error}"
+    return "" if np.array_equal(got, expected) else f"{np.count_nonzero(got != expected)} of {got.size} are wrong"
+
+
+TALL = problem("conv.cupy_direct", "--bias mb2ic5oc7ih9iw11kh3kw3ph1pw0")
+# Several chunks of channels.  Tiles hang over the filters and rows (4 of 11); the columns (4 of 11); the images (2 of 5).
+PLAIN = problem("conv.cupy_direct", "--bias mb3ic11oc7ih11iw13kh3kw3ph1pw1", tile=[4, 2, 4, 32])
+STRIDED = problem("conv.cupy_direct", "mb1ic3oc6ih41kh3sh2ph1", tile=[4, 2, 4, 32])
+WIDE = problem("conv.cupy_direct", "mb1ic3oc6ih21kh3sh2ph1", tile=[4, 2, 4, 32])
+MANY = problem("conv.cupy_direct", "--bias mb5ic3oc7ih5kh3ph1", tile=[4, 2, 4, 32])
+IM2COL = problem("conv.cupy_im2col_gemm", "--bias --activation=relu mb2ic5oc7ih9iw11kh3kw3ph1pw1")
+IM2COL_LAST = problem("conv.cupy_im2col_gemm", "--layout=channels_last mb2ic5oc7ih9iw11kh3kw3ph1pw1")
+POOL = problem("pool.cupy_max_pool", "--op=max_pool2d --return-indices mb2ic3ih9kh3sh2ph1")
+POOL_DILATED = problem("pool.cupy_max_pool", "--op=max_pool2d mb2ic3ih13kh3sh2dh1ph1")
+POOL_ADAPTIVE = problem("pool.cupy_max_pool", "--op=adaptive_max_pool2d mb1ic2ih40oh9")
+ROWS = problem("rowwise.cupy_softmax", "--op=softmax 5x77")
+LONG_ROWS = problem("rowwise.cupy_softmax", "--op=softmax 3x700")
+COLUMNS = problem("rowwise.cupy_softmax", "--op=log_softmax --axis=1 2x21x23")
+
+DIRECT, GEMM, MAX, SOFTMAX = (
+    "conv/cupy_direct.cu",
+    "conv/cupy_im2col_gemm.cu",
+    "pool/cupy_max_pool.cu",
+    "rowwise/cupy_softmax.cu",
+)
+GEOMETRY, MINE = "include/conv2d.cuh", OWN.name
+BUGS = [
+    # Barriers, each of them once.
+    Bug("no barrier before a chunk is staged", DIRECT, "__syncthreads();  // `source`", "// `source`", PLAIN),
+    Bug("no barrier after a chunk is staged", DIRECT, "    __syncthreads();\n\n    for", "\n    for", PLAIN),
+    Bug("no barrier before a reduction", SOFTMAX, "__syncthreads();  // the last", "// the last", LONG_ROWS),
+    Bug("no barrier within a reduction", SOFTMAX, "= value;\n    __syncthreads();", "= value;", LONG_ROWS),
+    Bug("no barrier before partial sums are read", SOFTMAX, "= own;\n  __syncthreads();", "= own;", COLUMNS),
+    Bug("no barrier before warps are added up", MINE, "  __syncthreads();\n", "", _total),
+    Bug("no __syncwarp after tiles are written", MINE, "__syncwarp();  // the tiles are written", "", _matrix_product),
+    Bug(
+        "no __syncwarp before tiles are overwritten", MINE, "__syncwarp();  // the tiles are read", "", _matrix_product
+    ),
+    Bug(
+        "a barrier for half of the threads",
+        DIRECT,
+        "    __syncthreads();\n\n    for",
+        "    if (threadIdx.x < 64) __syncthreads();\n\n    for",
+        PLAIN,
+    ),
+    Bug(
+        "a barrier that some warps leave out",
+        SOFTMAX,
+        "= value;\n    __syncthreads();",
+        "= value;\n    if (threadIdx.x < 64) __syncthreads();",
+        LONG_ROWS,
+    ),
+    # Warps.
+    Bug("a shuffle's mask without its callers", SOFTMAX, "__shfl_xor_sync(0xffffffff", "__shfl_xor_sync(0xffff", ROWS),
+    Bug(
+        "a shuffle that half of the warp leaves out",
+        SOFTMAX,
+        "value = op(value, __shfl_xor_sync",
+        "if (threadIdx.x % 2) value = op(value, __shfl_xor_sync",
+        ROWS,
+    ),
+    Bug("a reduction over half of the warp", SOFTMAX, "int lane = 16", "int lane = 8", ROWS),
+    # Global memory: by one, by a row, before the start.
+    Bug("reads a row below the image", GEOMETRY, "0 <= i && i < size", "0 <= i && i <= size", PLAIN),
+    Bug("reads left of the rows", DIRECT, "conv.N && x_row >= 0 && x_col >= 0", "conv.N && x_row >= 0", PLAIN),
+    Bug("reads a filter too many", DIRECT, "k < filters ?", "k <= filters ?", PLAIN),
+    Bug("reads one bias too many", DIRECT, "b[k])", "b[k + 1])", PLAIN),
+    Bug("writes a row too many", DIRECT, "p >= conv.P", "p > conv.P", PLAIN),
+    Bug("writes a column too many", DIRECT, "q >= conv.Q", "q > conv.Q", WIDE),
+    Bug("writes an image too many", DIRECT, "n0 + n >= conv.N", "n0 + n > conv.N", MANY),
+    Bug("writes filters that are not there", DIRECT, "min(BK, group_k - k0)", "BK", PLAIN),
+    Bug(
+        "writes one column element too many",
+        GEMM,
+        "i < total; i += gridDim.x * blockDim.x) {\n    const int c",
+        "i <= total; i += gridDim.x * blockDim.x) {\n    const int c",
+        IM2COL,
+    ),
+    Bug("reads left of the image", GEMM, "h >= 0 && w >= 0 ?", "h >= 0 ?", IM2COL),
+    Bug(
+        "writes one sum too many",
+        GEMM,
+        "i < total; i += gridDim.x * blockDim.x) {\n    const int row",
+        "i <= total; i += gridDim.x * blockDim.x) {\n    const int row",
+        IM2COL,
+    ),
+    Bug("writes before the output", GEMM, "row * to.pitch + column]", "row * to.pitch + column - 1]", IM2COL),
+    Bug("reads a window's row too many", MAX, "* dilation + 1, size)", "* dilation + 1, size + 1)", POOL),
+    Bug("reads a window before its plane", MAX, "first < 0 ? (-first + dilation - 1) / dilation : 0", "0", POOL),
+    Bug("writes a plane too many", MAX, "run < outer", "run <= outer", POOL),
+    Bug("reads and writes a row too many", SOFTMAX, "if (row >= rows)", "if (row > rows)", ROWS),
+    Bug("reads one element behind the row", SOFTMAX, "at < length ? static_cast", "at <= length ? static_cast", ROWS),
+    Bug("writes one element behind the row", SOFTMAX, "if (at < length) y", "if (at <= length) y", ROWS),
+    # Shared memory: dynamic, static, an inner dimension.
+    Bug("stages one position too many", DIRECT, "i < positions && threadIdx", "i <= positions && threadIdx", PLAIN),
+    Bug(
+        "notes one source too many",
+        DIRECT,
+        "i < positions; i += THREADS) {\n    const int col",
+        "i <= positions; i += THREADS) {\n    const int col",
+        PLAIN,
+    ),
+    Bug(
+        "room for half of the warps",
+        SOFTMAX,
+        "softmax_rows(const T* __restrict__ x, T* __restrict__ y, long long rows, int length) {\n"
+        "  using A = typename Accumulator<T>::type;\n  __shared__ A warps[THREADS / 32]",
+        "softmax_rows(const T* __restrict__ x, T* __restrict__ y, long long rows, int length) {\n"
+        "  using A = typename Accumulator<T>::type;\n  __shared__ A warps[THREADS / 64]",
+        LONG_ROWS,
+    ),
+    Bug("an inner dimension too small", SOFTMAX, "partial[THREADS_Y][32]", "partial[THREADS_Y][31]", COLUMNS),
+    Bug("reads one warp too many", SOFTMAX, "warp < THREADS / 32;", "warp <= THREADS / 32;", LONG_ROWS),
+    # What is not initialised, not aligned, or too large.
+    Bug("a sum that is not initialised", DIRECT, "A sum[TK][TM] = {};", "A sum[TK][TM];", PLAIN),
+    Bug("a maximum that is not initialised", SOFTMAX, "A top = -Accumulator<T>::infinity();", "A top;", ROWS),
+    Bug("an index that is not initialised", MAX, "int where = -1;", "int where;", POOL),
+    Bug("a pitch that misaligns vector loads", DIRECT, "BK + 16 / sizeof(A) : BK", "BK + 1 : BK", PLAIN),
+    Bug(
+        "a vector load one element off",
+        MINE,
+        "reinterpret_cast<const float4*>(x)[i]",
+        "*reinterpret_cast<const float4*>(x + 4 * i + 1)",
+        _total,
+    ),
+    Bug(
+        "an index that overflows 32 bits",
+        MAX,
+        "static_cast<long long>(o) * size;",
+        "static_cast<long long>(o * size * 16777216) / 16777216;",
+        POOL_ADAPTIVE,
+    ),
+    Bug(
+        "a count that overflows 32 bits",
+        GEMM,
+        "const int total = cut.images * conv.C * cut.pixels;",
+        "const int total = cut.images * conv.C * cut.pixels * 4194304 / 4194304;",
+        IM2COL,
+    ),
+    # Strides and padding.
+    Bug("the stride is left out", DIRECT, "p0 * conv.stride_h - conv.pad_h", "p0 - conv.pad_h", STRIDED),
+    Bug("the other axis's padding", DIRECT, "q0 * conv.stride_w - conv.pad_w", "q0 * conv.stride_w - conv.pad_h", TALL),
+    Bug("rows and columns exchanged", GEMM, "plane[h * xs.h + w * xs.w]", "plane[w * xs.h + h * xs.w]", IM2COL),
+    Bug("the dilation is left out", MAX, "h += rows.step", "h++", POOL_DILATED),
+    # Blocks.
+    Bug(
+        "two blocks write one column",
+        GEMM,
+        "i < total; i += gridDim.x * blockDim.x) {\n    const int c",
+        "i < total; i += blockDim.x) {\n    const int c",
+        IM2COL_LAST,
+    ),
+    Bug(
+        "two blocks write one output",
+        GEMM,
+        "i < total; i += gridDim.x * blockDim.x) {\n    const int row",
+        "i < total; i += blockDim.x) {\n    const int row",
+        IM2COL,
+    ),
+    Bug("two blocks share a column", SOFTMAX, "blockIdx.x * 32LL", "blockIdx.x * 31LL", COLUMNS),
+    Bug(
+        "two blocks add up without an atomic",
+        MINE,
+        "atomicAdd(total, warps[0] + warps[1] + warps[2] + warps[3])",
+        "*total += warps[0] + warps[1] + warps[2] + warps[3]",
+        _total,
+    ),
+]
+
+
+def noticed(run: Callable[[], str]) -> dict[str, str]:
+    """check -> what it notices, in a word: "" nothing, "wrong" a wrong result, else what the emulator reports."""
+    found = {}
+    for check, settings in CHECKS.items():
+        found[check] = ""
+        for options in settings:
+            with configure(timeout_s=5, workers=1, **options):  # one, so that the outcome is always the same
+                found[check] = found[check] or word(run())
+    return found
+
+
+def word(message: str) -> str:
+    if "KernelError" in message:
+        return next((kind for said, kind in KINDS.items() if re.search(said, message)), message)
+    return "wrong" if message else ""
+
+
+def row(bug: Bug) -> str:
+    """The bug's row in the table."""
+    with bug.planted():
+        found = noticed(bug.run)
+    return f"| {bug.what} | `{Path(bug.source).name}` | {' | '.join(found[check] or '–' for check in CHECKS)} |"
+
+
+def table() -> str:
+    rows = [row(bug) for bug in BUGS]
+    head = ["planted bug", "in", *CHECKS]
+    return "\n".join([f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}", *rows])
+
+
+def main(path: Path) -> None:
+    text = path.read_text()
+    before, _, rest = text.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    path.write_text(f"{before}{BEGIN}\n\n{table()}\n\n{END}{after}")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

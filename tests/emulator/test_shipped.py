@@ -1,0 +1,63 @@
+"""Every shipped CUDA C kernel under every order and every sanitizer, judged as the bench judges it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from gpucnn.bench.machine import Machine
+from gpucnn.bench.oracle import oracles
+from gpucnn.bench.validate import validate
+from gpucnn.kernels import cuda, parse
+from gpucnn.kernels.emulator import configure, missing
+from gpucnn.kernels.strategy import load
+
+pytestmark = pytest.mark.skipif(missing() is not None, reason=str(missing()))
+
+# Per kernel: several blocks, sizes that no tile divides, and what its other template arguments lead into.
+PROBLEMS = [
+    ("conv.cupy_direct", "--bias --activation=gelu mb2ic11oc7ih11iw13kh3kw3sh2sw1ph1pw1"),
+    ("conv.cupy_direct", "--dtype=float16 --layout=channels_last --padding-mode=reflect g3mb1ic9oc6ih7kh2ph1"),
+    ("conv.cupy_direct", "--dtype=bfloat16 g6mb2ic6oc6ih9kh3ph1"),
+    ("conv.cupy_im2col_gemm", "--bias --activation=relu mb2ic5oc7ih9kh3ph1"),
+    ("conv.cupy_im2col_gemm", "--dtype=bfloat16 --layout=channels_last --bias g2mb2ic4oc6ih9kh3sh2ph1"),
+    ("pool.cupy_max_pool", "--op=max_pool2d --return-indices mb2ic3ih13kh3sh2dh1ph1"),
+    ("pool.cupy_max_pool", "--op=adaptive_max_pool2d --dtype=float16 --layout=channels_last mb2ic5ih9oh4"),
+    ("rowwise.cupy_softmax", "--op=softmax 5x77"),
+    ("rowwise.cupy_softmax", "--op=log_softmax --dtype=float16 3x700"),
+    ("rowwise.cupy_softmax", "--op=softmax 2x16400"),
+    ("rowwise.cupy_softmax", "--op=log_softmax --dtype=float64 --axis=1 2x21x23"),
+]
+SETTINGS = [
+    {"order": "descending"},
+    {"order": "random", "seed": 1},
+    {"order": "random", "seed": 2},
+    {"sanitize": ("address", "undefined")},
+    {"sanitize": "thread"},
+]
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=lambda settings: " ".join(map(str, settings.values())))
+@pytest.mark.parametrize(("entry", "line"), PROBLEMS, ids=lambda value: value)
+def test_a_shipped_kernel_passes(entry, line, settings):
+    problem = parse(line)
+    with configure(**settings):
+        found = validate(load(entry), problem, Machine("cpu"), oracles(problem, seed=0))
+    assert found.verdict == "PASSED", found.message
+
+
+def test_every_shipped_kernel_is_among_them():
+    root = Path(cuda.__file__).parent
+    launched = {
+        (kernel.source, kernel.name.partition("<")[0])
+        for entry, line in PROBLEMS
+        for kernel in load(entry).kernels(parse(line))
+    }
+    shipped = {
+        (str(path.relative_to(root)), name)
+        for path in root.rglob("*.cu")
+        for name in re.findall(r"__global__ void\s+(?:__launch_bounds__\([^;{]*?\)\s+)?(\w+)\(", path.read_text())
+    }
+    assert launched == shipped
