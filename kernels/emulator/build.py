@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +24,9 @@ INCLUDE = Path(__file__).parent / "include"
 RUNTIME = Path(__file__).parent / "runtime"
 SANITIZERS = ("address", "undefined", "thread")
 KEPT = 2000  # programs in the cache; those that have not been used for longest go
+
+# Functions that no header here declares are CUDA's where they begin with underscores, or are these.
+_CUDA_NAME = r"__\w+|clock|erfc?invf?|erfcxf?|normcdfinvf?|cyl_bessel_i[01]f?|r?norm[34]?df?|rhypotf?"
 
 _COMMON = (
     *("-std=c++17", "-g1", "-gdwarf-4", "-fno-exceptions", "-fno-rtti", "-fno-pie", "-fno-strict-aliasing"),
@@ -82,6 +86,8 @@ def compiler() -> Compiler | None:
 
 def missing() -> str | None:
     """Why kernels cannot be compiled on this host, a sentence; None where they can."""
+    if sys.platform != "linux":
+        return "It runs CUDA C on the host under Linux alone."
     if compiler() is None:
         return "It needs a C++ compiler to run CUDA C on the host: g++ or clang++, neither of which was found."
     return None
@@ -183,10 +189,10 @@ def _compile(code: str, flags: Sequence[str], tool: Compiler, sanitize: frozense
 
 
 def _compile_error(said: str) -> CompileError:
-    """The compiler's errors, without its notes; or, for an intrinsic that no header has, that."""
+    """The compiler's errors, without its notes; or, for a function of CUDA's that no header has, that."""
     undeclared = re.search(
-        r"(?P<file>[^\s:]+):(?P<line>\d+):.*(?:['‘](?P<gcc>__\w+)['’] was not declared"
-        r"|use of undeclared identifier '(?P<clang>__\w+)')",
+        rf"(?P<file>[^\s:]+):(?P<line>\d+):.*(?:['‘](?P<gcc>{_CUDA_NAME})['’] was not declared"
+        rf"|use of undeclared identifier '(?P<clang>{_CUDA_NAME})')",
         said,
     )
     if undeclared:

@@ -19,20 +19,12 @@ NUMPY = ("--strategy", "numpy*", "--device", "cpu")
 
 
 @pytest.fixture
-def gpucnn(monkeypatch, capsys, tmp_path):
-    """Run a command in this process, in an empty folder: (exit code, stdout, stderr)."""
-    monkeypatch.chdir(tmp_path)
+def gpucnn(monkeypatch, run_command):
+    """`run_command` on a machine whose ceilings are known, which measures in no time."""
     monkeypatch.setattr(Machine, "copy_gbs", lambda self: 20.0)
     monkeypatch.setattr(Machine, "rate_gflops", lambda self, problem: 100.0)
     monkeypatch.setattr(runner, "MEASUREMENT_S", 0.01)
-
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["gpucnn", *words])
-        with pytest.raises(SystemExit) as exit_:
-            cli.main()
-        return exit_.value.code or 0, *capsys.readouterr()
-
-    return run
+    return run_command
 
 
 # What a user can get wrong, and what the one sentence must name.

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-
 import numpy as np
 import pytest
 
-from gpucnn.bench import cli
 from gpucnn.kernels import cuda
 from gpucnn.kernels.emulator import missing
 
@@ -35,19 +32,11 @@ FLOATS = ("x=100:arange", "y=100", "by=2", "n=100")
 
 
 @pytest.fixture
-def gpucnn(monkeypatch, capsys, tmp_path):
-    """Run a command in this process, in a folder with SOURCE: (exit code, stdout, stderr)."""
-    monkeypatch.chdir(tmp_path)
+def gpucnn(run_command, tmp_path):
+    """`run_command` in a folder with SOURCE."""
     (tmp_path / "k.cu").write_text(SOURCE)
     (tmp_path / "only.cu").write_text('extern "C" __global__ void only(int* y) { if (threadIdx.x == 0) y[0] = 1; }\n')
-
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["gpucnn", *words])
-        with pytest.raises(SystemExit) as exit_:
-            cli.main()
-        return exit_.value.code or 0, *capsys.readouterr()
-
-    return run
+    return run_command
 
 
 def test_every_check_runs_and_says_what_it_found(gpucnn):

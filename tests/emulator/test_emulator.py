@@ -318,6 +318,15 @@ def test_an_address_sanitizer_sees_the_end_of_shared_memory():
             kernel("extern __shared__ float s[];\ns[n] = x[0];\ny[0] = s[n];")((1,), (1,), (x, y, n), shared_mem=132)
 
 
+def test_a_worker_that_is_killed_is_an_error():
+    before = 'extern "C" int kill(int, int);\nextern "C" int getpid();\n'
+    function = kernel("if (blockIdx.x == 1) kill(getpid(), 9);", "float* y", before)
+    with configure(workers=2), pytest.raises(KernelError, match="a worker's process was ended by signal 9"):
+        function((2,), (1,), (Y,))
+    with configure(workers=1), pytest.raises(KernelError, match="its process ended with -9"):
+        function((2,), (1,), (Y,))
+
+
 def test_a_process_outlives_its_kernels():
     """A kernel that overwrites everything it can reach leaves the caller as it was."""
     before = np.arange(1000)
@@ -343,6 +352,7 @@ def test_a_process_outlives_its_kernels():
         ("y[0] = __vabsdiffu4(1, 2);", "__vabsdiffu4"),
         ("y[0] = __fadd_rz(1.0f, 2.0f);", "__fadd_rz"),
         ("y[0] = __shfl(y[0], 1);", "__shfl"),
+        ("y[0] = normcdfinvf(y[0]);", "normcdfinvf"),
     ],
     ids=lambda value: value,
 )

@@ -177,6 +177,7 @@ int run(int file) {
     int ended = 0;
     wait(&ended);
     if (ended != 0) code = 1;
+    if (WIFSIGNALED(ended)) fprintf(stderr, "a worker's process was ended by signal %d\n", WTERMSIG(ended));
   }
   for (uint32_t i = 0; i < launch->variables; i++) {
     memcpy(reinterpret_cast<void*>(memories[kept[i]].address), variables[i].address, variables[i].bytes);
