@@ -19,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..kernels.emulator import Function, KernelError, RawModule, configure
-from ..kernels.source import parameter_names
+from ..kernels.source import declaration, parameter_names
 from . import UsageError
 
 # What is run when nothing else is asked for: a name, and the emulator's options.
@@ -102,6 +102,9 @@ def case(
         raise UsageError(f"there is no file {path}")
     module = RawModule(path=path, options=options, name_expressions=[kernel] if kernel and "<" in kernel else [])
     name = kernel or _only(module, path)
+    declared = declaration(module.code, name)
+    if declared and declared[0]:
+        raise UsageError(f"{name} is a template; say with which arguments: --kernel '{name}<float>'")
     if name not in module.names:
         raise UsageError(f"{path} has no kernel {name!r}; known: {', '.join(module.names) or 'none but templates'}")
     tokens = module.program().kernels[name]

@@ -175,6 +175,9 @@ class Compiled:
             for what, (used, allowed) in used_and_allowed.items():
                 if used > allowed:
                     faults.append(f"It has {used} {what}; its budget is {allowed}.")
+        bound = self.launch_bound
+        if bound and self.threads > bound:
+            faults.append(f"A block has {self.threads} threads; __launch_bounds__ allows {bound}.")
         if not self.occupancy.blocks:
             limits = " and ".join(self.occupancy.limited_by)
             faults.append(f"No block of it fits on a multiprocessor of {self.arch}: {limits}.")

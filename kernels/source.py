@@ -66,18 +66,32 @@ def place(text: str, position: int) -> tuple[str, int]:
 
 
 def kernels(text: str) -> list[str]:
-    """The names of the kernels that are no templates, in order.
+    """The names of the kernels that are no templates, in order, with their namespaces.
 
     >>> kernels("template <class T> __global__ void t(T* x) {} __global__ void __launch_bounds__(64) k(int* x) {}")
     ['k']
+    >>> kernels("namespace a { namespace { void f() {} } namespace b { __global__ void k(int* x) {} } }")
+    ['a::b::k']
     """
     text, found = masked(text), []
     bounds = r"(?:__launch_bounds__\s*\((?:[^()]|\([^()]*\))*\)\s*)?"
     for match in re.finditer(rf"\b__global__\b\s*{bounds}(?:static\s+)?void\s+{bounds}(\w+)\s*\(", text):
         head = re.split(r"[;}]", text[: match.start()])[-1]
-        if not re.search(r"\btemplate\b", head) and match[1] not in found:
-            found.append(match[1])
+        name = "::".join([*_namespaces(text[: match.start()]), match[1]])
+        if not re.search(r"\btemplate\b", head) and name not in found:
+            found.append(name)
     return found
+
+
+def _namespaces(before: str) -> list[str]:
+    """The named namespaces that are open at the end of a text."""
+    scopes: list[str] = []
+    for match in re.finditer(r"(?:\bnamespace\s*([\w:]*)\s*)?\{|\}", before):
+        if match[0] == "}":
+            scopes = scopes[:-1]
+        else:
+            scopes.append(match[1] or "")
+    return [scope for scope in scopes if scope]
 
 
 def declaration(text: str, kernel: str) -> tuple[list[str], list[str]] | None:
@@ -98,5 +112,5 @@ def declaration(text: str, kernel: str) -> tuple[list[str], list[str]] | None:
 
 def parameter_names(text: str, kernel: str) -> list[str]:
     """The names of a kernel's parameters; [] where its declaration is not understood."""
-    declared = declaration(text, kernel.partition("<")[0])
+    declared = declaration(text, kernel.partition("<")[0].rpartition("::")[2])
     return [re.findall(r"\w+", parameter)[-1] for parameter in declared[1]] if declared else []

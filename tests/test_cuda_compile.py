@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
 from pathlib import Path
 
 import cupy
@@ -79,6 +81,12 @@ def test_compiles_within_its_budget(strategy: cuda.CudaStrategy, line: str, arch
             compiled = compile_cuda(kernel, arch)
             assert compiled.cubin.startswith(b"\x7fELF")
             assert compiled.faults(strategy.budget_of(problem)) == [], compiled
+
+
+def test_more_threads_than_the_launch_bounds_are_a_fault() -> None:
+    kernel = dataclasses.replace(cupy_direct.strategy.kernels(parse(DIRECT[0]))[0], block=(1024,))
+    faults = compile_cuda(kernel, "sm_90").faults(cupy_direct.strategy.budget)
+    assert any(re.fullmatch(r"A block has 1024 threads; __launch_bounds__ allows 128\.", fault) for fault in faults)
 
 
 STRUCTS = {

@@ -33,8 +33,8 @@ _COMMON = (
     *("-ffp-contract=off", "-fno-math-errno"),
 )
 _RUNTIME = ("-O2",)
-# Locals that are not initialised hold a pattern: huge as a number, far outside as an index.  Every page of a large
-# frame is touched, so that none steps over the unmapped page below a stack.
+# Where the compiler has them.  Locals that are not initialised hold a pattern: huge as a number, far outside as an
+# index.  Every page of a large frame is touched, so that none steps over the unmapped page below a stack.
 _KERNEL = ("-ftrivial-auto-var-init=pattern", "-fstack-clash-protection")
 _PLAIN = ("-O2", "-fwrapv", "-Wuninitialized", "-Wmaybe-uninitialized")
 _SANITIZED = ("-w", "-O1", "-fno-omit-frame-pointer", "-fno-sanitize-recover=all")
@@ -106,15 +106,19 @@ def build(code: str, options: Sequence[str], sanitize: frozenset[str]) -> Progra
     tool = compiler()
     if tool is None:
         raise CompileError(str(missing()))
-    flags = (*_COMMON, *_KERNEL, *options, *(_sanitizing(sanitize) if sanitize else _PLAIN))
+    found = tuple(flag for flag in _KERNEL if _accepts(tool, flag))
+    flags = (*_COMMON, *found, *options, *(_sanitizing(sanitize) if sanitize else _PLAIN))
     headers = b"".join(path.read_bytes() for path in sorted(INCLUDE.iterdir()))
     key = _digest(code, flags, tool, _runtime_key(sanitize), headers)
     folder = cache_folder() / key
     if not (folder / "program.json").exists():
-        with _locked(key):
-            if not (folder / "program.json").exists():
-                _compile(code, flags, tool, sanitize, folder)
-                _prune()
+        try:
+            with _locked(key):
+                if not (folder / "program.json").exists():
+                    _compile(code, flags, tool, sanitize, folder)
+                    _prune()
+        except OSError as error:
+            raise CompileError(f"compiled kernels cannot be kept in {cache_folder()}: {error}") from None
     with contextlib.suppress(OSError):
         os.utime(folder)
     told = json.loads((folder / "program.json").read_text())
@@ -135,6 +139,12 @@ def _sanitizing(sanitize: frozenset[str]) -> list[str]:
 def _defines(sanitize: frozenset[str]) -> list[str]:
     """What the runtime has to know of the sanitizers; it is not instrumented itself."""
     return [f"-DWITH_{name.upper()}" for name in sorted(sanitize)]
+
+
+@cache
+def _accepts(tool: Compiler, flag: str) -> bool:
+    """Whether a compiler knows a flag: g++ 11 does not know all of them."""
+    return _run([tool.path, flag, "-Werror", "-x", "c++", "-fsyntax-only", "/dev/null"]).returncode == 0
 
 
 @cache

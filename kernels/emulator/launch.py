@@ -271,7 +271,8 @@ def _source_lines(program: Path, addresses: Sequence[int]) -> list[str]:
     found = []
     for frames in re.split(r"^0x\w+\n", told, flags=re.MULTILINE)[1:]:
         lines = [line.partition(" (")[0].removeprefix("./") for line in frames.splitlines()]
-        own = (line for line in lines if not line.startswith(("?", str(INCLUDE), str(RUNTIME), "/usr/")))
+        foreign = ("?", str(INCLUDE), str(RUNTIME), "/usr/")
+        own = (line for line in lines if not line.startswith(foreign) and line[-1] != "?")
         found.append(next(own, ""))
     given = iter(found)
     return [next(given, "") if address else "" for address in addresses]
@@ -307,8 +308,9 @@ def _sanitizer_said(said: str, program: Program, memories: Sequence[_Memory], ta
     told = [f"AddressSanitizer: {found[1]}"]
     if access := re.search(r"^(READ|WRITE) of size (\d+)", said, re.MULTILINE):
         told.append(f"{access[1].lower()} of {access[2]} bytes")
-    if variable := re.search(r"is located (\d+) bytes (\w+)[\w ]* global variable '(\w+)", said):
-        told.append(f"{variable[1]} bytes {variable[2]} {variable[3]}")
+    if variables := re.findall(r"is located (\d+) bytes (\w+)[\w ]* global variable '(?:.*::)?(\w+)'", said):
+        distance, side, name = min(variables, key=lambda variable: int(variable[0]))
+        told.append(f"{distance} bytes {side} {name}")
     elif where := _address(int(found[2], 16), program, memories, table):
         told.append(where)
     return ", ".join(told), lines[0] if lines else ""

@@ -117,7 +117,7 @@ class RawModule:
 
     def program(self, sanitize: frozenset[str] = frozenset()) -> build.Program:
         """The compiled module."""
-        if sanitize not in self._programs:
+        if sanitize not in self._programs or not self._programs[sanitize].path.exists():
             self._programs[sanitize] = build.build(translate(self.code, self.names), self._flags, sanitize)
         return self._programs[sanitize]
 

@@ -17,7 +17,7 @@ HEADERS = {
 }
 NOT_SUPPORTED = {
     r"\b(?:asm|__asm__|__asm)\b": "inline PTX (asm)",
-    r"<<<": "a launch from a kernel (<<<...>>>)",
+    r"<<<": "a launch (<<<...>>>) in the source, which is to hold kernels alone",
     r"\bcooperative_groups\b": "cooperative groups",
     r"\b__cluster_dims__\b": "thread-block clusters (__cluster_dims__)",
     r"\bcuda::\w+": "libcu++ (cuda::)",

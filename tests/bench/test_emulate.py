@@ -90,7 +90,8 @@ def test_vectors_are_given_by_their_elements_and_files_are_read(gpucnn, tmp_path
 WRONG = {
     ("nosuch.cu",): "there is no file nosuch.cu",
     ("k.cu", "y=1"): "k.cu has the kernels sum_of_fours, pairs, turns: name one by --kernel",
-    ("k.cu", "--kernel", "scale", "y=1"): "k.cu has no kernel 'scale'; known: sum_of_fours, pairs, turns",
+    ("k.cu", "--kernel", "scale", "y=1"): "scale is a template; say with which arguments: --kernel 'scale<float>'",
+    ("k.cu", "--kernel", "scael", "y=1"): "k.cu has no kernel 'scael'; known: sum_of_fours, pairs, turns",
     ("k.cu", "--kernel", "scale<float>", *FLOATS[:3]): "scale<float> takes x, y, by, n; missing: n",
     ("k.cu", "--kernel", "scale<float>", *FLOATS, "z=1"): "scale<float> takes x, y, by, n; unknown: z",
     ("k.cu", "--kernel", "scale<float>", *FLOATS[:3], "n"): "'n' is no argument; expected NAME=NUMBER",

@@ -21,7 +21,7 @@ _SPEC.loader.exec_module(planted)
 PAGE = (Path(__file__).parents[2] / "docs" / "emulator.md").read_text()
 DOCUMENTED = dict(re.findall(r"^(\| ([^|]+) \| `[^|]+` \|.*\|)$", PAGE, re.MULTILINE))
 DOCUMENTED = {name: row for row, name in DOCUMENTED.items()}
-# The table is one compiler's: another may keep an uninitialised variable in another register.
+# The table is one compiler's: another may keep an uninitialised variable in another register, and may not warn of it.
 SAME_COMPILER = (
     "g++" in build.compiler().path and re.search(r"\) 12\.", build.compiler().version) if not missing() else None
 )
@@ -31,10 +31,11 @@ SAME_COMPILER = (
 def test_a_planted_bug_is_noticed_and_the_table_says_by_what(bug):
     row = planted.row(bug)
     found = [cell.strip() for cell in row.split("|")[3:-1]]
-    assert set(found) != {"–"}
     assert set(found) <= {"–", "wrong", *planted.KINDS.values()}
     if SAME_COMPILER:
         assert row == DOCUMENTED[bug.what], "the table is not what the checks find: run `make planted`"
+    if SAME_COMPILER or "not initialised" not in bug.what:
+        assert set(found) != {"–"}
 
 
 def test_the_table_has_every_bug():
