@@ -38,7 +38,7 @@ bench: .venv/.installed ## compare the strategies on this machine's best device:
 
 .PHONY: test
 test: lint types ## lint, types and tests; needs no GPU
-	@$(BIN)/pytest -q -n auto
+	@$(BIN)/pytest -q -n auto --dist worksteal
 
 .PHONY: lint
 lint: .venv/.installed ## ruff: rules and format

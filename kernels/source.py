@@ -6,18 +6,21 @@ Both compilers, NVRTC and the host's, get the text that `inlined` makes, and bot
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 _INCLUDE = re.compile(r'\s*#\s*include\s+[<"](.+?)[>"]')
 _UNREAD = re.compile(r'//[^\n]*|/\*.*?\*/|"(?:[^"\\\n]|\\.)*"|(?<!\w)\'(?:[^\'\\\n]|\\.)+\'', re.DOTALL)
 
 
-def inlined(text: str, name: str, folders: Sequence[Path], done: set[str] | None = None) -> str:
+def inlined(
+    text: str, name: str, folders: Sequence[Path], kept: Collection[str] = (), done: set[str] | None = None
+) -> str:
     """A source with headers in place of their #include; #line keeps the compilers' messages right.
 
     name     of the source, as messages give it
     folders  where headers are looked for; what is in none of them is CUDA's own or the system's, and stays an #include
+    kept     headers that stay an #include wherever they are
 
     A header with `#pragma once` is taken in once.  The text is all that a cache of compiled kernels has to look at.
     """
@@ -28,7 +31,7 @@ def inlined(text: str, name: str, folders: Sequence[Path], done: set[str] | None
         found = header and next((folder / header[1] for folder in folders if (folder / header[1]).is_file()), None)
         if line.strip() == "#pragma once":
             lines.append("")
-        elif not header or not found:
+        elif not header or not found or header[1] in kept:
             lines.append(line)
         elif str(found) in done:
             lines.append("")
@@ -36,7 +39,7 @@ def inlined(text: str, name: str, folders: Sequence[Path], done: set[str] | None
             inner = found.read_text()
             if re.search(r"^\s*#\s*pragma once", inner, re.MULTILINE):
                 done.add(str(found))
-            lines += [inlined(inner, _relative(found, folders), [found.parent, *folders], done)]
+            lines += [inlined(inner, _relative(found, folders), [found.parent, *folders], kept, done)]
             lines += [f'#line {number + 1} "{name}"']
     return "\n".join(lines)
 

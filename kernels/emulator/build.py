@@ -22,6 +22,7 @@ from .errors import CompileError, NotSupportedError
 
 INCLUDE = Path(__file__).parent / "include"
 RUNTIME = Path(__file__).parent / "runtime"
+OURS = "/<emulator>"  # stands for the folder of these two in what programs know of their sources
 SANITIZERS = ("address", "undefined", "thread")
 KEPT = 2000  # programs in the cache; those that have not been used for longest go
 
@@ -153,13 +154,18 @@ def _runtime_key(sanitize: frozenset[str]) -> str:
     return _digest(sources, (INCLUDE / "emulator.h").read_bytes(), compiler(), _COMMON, _RUNTIME, _defines(sanitize))
 
 
+def _folders() -> list[str]:
+    """Where our headers are; no program has this in it, for the cache is shared by all who have the same headers."""
+    return [f"-I{INCLUDE}", f"-ffile-prefix-map={INCLUDE.parent}={OURS}"]
+
+
 def _runtime_object(name: str, tool: Compiler, sanitize: frozenset[str]) -> Path:
     """A part of the runtime, which is compiled where the cache does not have it."""
     path = cache_folder() / f"runtime-{_runtime_key(sanitize)}" / f"{name}.o"
     if not path.exists():
         path.parent.mkdir(exist_ok=True)
         new = path.with_suffix(f".{os.getpid()}.o")
-        flags = [*_COMMON, *_RUNTIME, *_defines(sanitize), f"-I{INCLUDE}"]
+        flags = [*_COMMON, *_RUNTIME, *_defines(sanitize), *_folders()]
         done = _run([tool.path, *flags, "-c", str(RUNTIME / f"{name}.cpp"), "-o", str(new)])
         if done.returncode:
             raise CompileError(f"the emulator's runtime does not compile with {tool.version}:\n{done.stderr}")
@@ -182,7 +188,7 @@ def _compile(code: str, flags: Sequence[str], tool: Compiler, sanitize: frozense
         new = Path(scratch) / "new"
         new.mkdir()
         (new / "kernel.cpp").write_text(code)
-        flags = [*flags, f"-I{INCLUDE}", f"-ffile-prefix-map={new}=."]
+        flags = [*flags, *_folders(), f"-ffile-prefix-map={new}=."]
         compiled = _run([tool.path, *flags, "-c", "kernel.cpp", "-o", "kernel.o"], new)
         if compiled.returncode:
             raise _compile_error(compiled.stderr)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..arrays import span
-from .build import INCLUDE, RUNTIME, Program
+from .build import OURS, Program
 from .errors import KernelError
 
 if TYPE_CHECKING:
@@ -271,7 +271,7 @@ def _source_lines(program: Path, addresses: Sequence[int]) -> list[str]:
     found = []
     for frames in re.split(r"^0x\w+\n", told, flags=re.MULTILINE)[1:]:
         lines = [line.partition(" (")[0].removeprefix("./") for line in frames.splitlines()]
-        foreign = ("?", str(INCLUDE), str(RUNTIME), "/usr/")
+        foreign = ("?", OURS, "/usr/")
         own = (line for line in lines if not line.startswith(foreign) and line[-1] != "?")
         found.append(next(own, ""))
     given = iter(found)

@@ -16,9 +16,9 @@ import numpy as np
 from ..source import inlined, parameter_names
 from ..source import kernels as kernel_names
 from . import build
-from .errors import CompileError, KernelError
+from .errors import CompileError, KernelError, NotSupportedError
 from .launch import ORDERS, Value, carry_out
-from .translate import translate, variables
+from .translate import HEADERS, translate, variables
 
 MOST_THREADS = 1024
 STATIC_SHARED_BYTES, MOST_SHARED_BYTES = 48 * 1024, 227 * 1024
@@ -64,8 +64,9 @@ def configure(**changes: Any) -> Iterator[Options]:
     ...     print(changed.order, changed.seed, options() is changed)
     random 7 True
     """
-    sanitize = changes.get("sanitize", ())
-    changes = {**changes, "sanitize": frozenset([sanitize] if isinstance(sanitize, str) else sanitize)}
+    if "sanitize" in changes:
+        wanted = changes["sanitize"]
+        changes["sanitize"] = frozenset([wanted] if isinstance(wanted, str) else wanted)
     changed = replace(options(), **changes)
     if changed.order not in ORDERS:
         raise ValueError(f"order is {changed.order!r}, expected one of {', '.join(ORDERS)}")
@@ -109,7 +110,7 @@ class RawModule:
             code = Path(path).read_text()
         if code is None:
             raise TypeError("RawModule needs the source, as code or as path")
-        self.code = inlined(code, name, folders)
+        self.code = inlined(code, name, folders, HEADERS)
         self._flags = tuple(option for option in options if option.startswith(("-D", "-U")))
         self.names = list(dict.fromkeys([*(name_expressions or ()), *kernel_names(self.code)]))
         self._programs: dict[frozenset[str], build.Program] = {}
@@ -179,6 +180,8 @@ class Function:
             for place, what in self._module.program().warnings:
                 raise KernelError(self.name, f"undefined behaviour: {what}", place)
         parameters = program.kernels[self.name]
+        if len(parameters) > MOST_PARAMETERS:
+            raise NotSupportedError(f"{self.name} with {len(parameters)} parameters; {MOST_PARAMETERS} are the most")
         if len(args) != len(parameters):
             raise TypeError(f"{self.name} has {len(parameters)} parameters, got {len(args)} arguments")
         names = parameter_names(self._module.code, self.name)

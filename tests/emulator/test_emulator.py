@@ -192,6 +192,14 @@ def test_an_option_that_is_not_there_is_refused(settings, message):
         pass
 
 
+def test_options_inside_options_keep_the_others():
+    with configure(sanitize="thread", seed=3), configure(order="random") as inner:
+        assert (inner.sanitize, inner.seed, inner.order) == ({"thread"}, 3, "random")
+        with configure(sanitize=()) as innermost:
+            assert (innermost.sanitize, innermost.seed) == (set(), 3)
+    assert emulator.options() == emulator.Options()
+
+
 # What a kernel may do wrong -------------------------------------------------------------------------------------------
 
 FAULTS = {
@@ -469,6 +477,28 @@ def test_a_header_of_the_kernels_own_compiles_anew(folder, tmp_path):
         y = np.zeros(1, np.float32)
         kernel("y[0] = VALUE;", "float* y", '#include "value.cuh"\n', options=[f"-I{tmp_path}"])((1,), (1,), (y,))
         assert (y[0], folder()) == (value, value)
+
+
+def test_cudas_own_headers_are_not_taken_in(tmp_path):
+    """Though a folder of the compiler's option has them: NVIDIA's would not compile here."""
+    (tmp_path / "cuda_fp16.h").write_text("#error NVIDIA's\n")
+    y = np.zeros(1, np.float16)
+    function = kernel("*y = half(1.5f);", "half* y", "#include <cuda_fp16.h>\n", options=[f"-I{tmp_path}"])
+    function((1,), (1,), (y,))
+    assert y[0] == 1.5
+
+
+def test_two_checkouts_share_it(folder, tmp_path, monkeypatch):
+    """And neither takes the other's headers for the kernel's source."""
+    original = build.INCLUDE, build.RUNTIME
+    copy = [shutil.copytree(path, tmp_path / "checkout" / path.name) for path in original]
+    for include, runtime in (copy, original):
+        monkeypatch.setattr(build, "INCLUDE", include)
+        monkeypatch.setattr(build, "RUNTIME", runtime)
+        with configure(timeout_s=1), pytest.raises(KernelError) as caught:
+            kernel("while (true) __syncthreads();")((1,), (64,), arrays())
+        assert caught.value.place == "kernel.cu:2"
+    assert folder() == 1
 
 
 def test_two_processes_share_it(folder, tmp_path):
