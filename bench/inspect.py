@@ -88,7 +88,7 @@ class Job:
 
     def compile(self) -> Row:
         compiled = (compile_triton if is_triton(self.strategy.name) else compile_cuda)(self.kernel, self.arch)
-        faults = compiled.faults(self.strategy.budget_of(self.problem))
+        faults = compiled.faults(self.strategy.budget)
         return Row(self.strategy.name, str(self.problem), self.config, compiled, "strategy", faults)
 
 

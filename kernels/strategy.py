@@ -154,10 +154,6 @@ class Strategy:
         """What a tuner may pass to `prepare`; the default first."""
         return [{}]
 
-    def budget_of(self, problem: Any) -> Budget:
-        """`budget`, but where a problem is known to need more."""
-        return self.budget
-
     def __repr__(self) -> str:
         return f"<strategy {self.name}: {', '.join(self.operations)}>"
 

@@ -80,7 +80,7 @@ def test_compiles_within_its_budget(strategy: cuda.CudaStrategy, line: str, arch
         for kernel in strategy.kernels(problem, **config):
             compiled = compile_cuda(kernel, arch)
             assert compiled.cubin.startswith(b"\x7fELF")
-            assert compiled.faults(strategy.budget_of(problem)) == [], compiled
+            assert compiled.faults(strategy.budget) == [], compiled
 
 
 def test_more_threads_than_the_launch_bounds_are_a_fault() -> None:

@@ -80,13 +80,13 @@ def lines(text):
 
 
 def plans(line):
-    """(strategy, problem, configuration, plan) of a line in every configuration, the default first."""
+    """(strategy, configuration, plan) of a line in every configuration, the default first."""
     from gpucnn.kernels.problem import parse
     from gpucnn.kernels.strategy import load
 
     entry, _, problem = line.partition(" ")
     strategy, problem = load(entry), parse(problem)
-    return [(strategy, problem, config, strategy.plan(problem, **config)) for config in strategy.configs(problem)]
+    return [(strategy, config, strategy.plan(problem, **config)) for config in strategy.configs(problem)]
 
 
 def load_bytes(ptx):
@@ -102,14 +102,14 @@ def compile_all(capability):
 
     report = []
     for line in lines(COMPILED):
-        for strategy, problem, config, plan in plans(line):
+        for strategy, config, plan in plans(line):
             compiled = compile_triton(plan, f"sm_{capability}")
             ptx = plan.compile(capability).asm["ptx"]
             report.append(
                 {
                     "line": line,
                     "config": config,
-                    "faults": compiled.faults(strategy.budget_of(problem)),
+                    "faults": compiled.faults(strategy.budget),
                     "loads": load_bytes(ptx),
                     "tensor_cores": "mma" in ptx,
                 }
@@ -150,7 +150,7 @@ def launched_differently(capability):
     driver.set_active(Driver(capability))
     different = []
     for line in lines(LAUNCHED):
-        _, _, _, plan = plans(line)[0]
+        _, _, plan = plans(line)[0]
         if plan.warm_up().asm["ptx"] != plan.compile(capability).asm["ptx"]:
             different.append(line)
     return different

@@ -22,7 +22,7 @@ from ..problem import AdaptivePoolProblem, PoolProblem
 from ..strategy import Budget
 from ..triton_common import Plan, TritonStrategy, pointers, wide
 from . import triton_window
-from .triton_window import output_tile, window
+from .triton_window import ELEMENTS, output_tile, window
 
 MOST_PRODUCTS = tl.constexpr(8)  # the largest norm whose powers are products
 
@@ -139,16 +139,21 @@ def divisor(problem: PoolProblem | AdaptivePoolProblem) -> dict[str, Any]:
     return {"DIVISOR": kind, "divisor": value, "counted_h": counted[0], "counted_w": counted[1]}
 
 
+def norm(problem: PoolProblem | AdaptivePoolProblem) -> int | float:
+    """The norm that is summed: an integer where powers are products, else a float.
+
+    >>> from gpucnn.kernels.problem import parse
+    >>> [norm(parse(f"--op=lp_pool2d --norm-type={p} mb1ic1ih4kh2sh2")) for p in ("3", "2.5", "9")]
+    [3, 2.5, 9.0]
+    """
+    given = problem.norm_type if isinstance(problem, PoolProblem) and problem.op == "lp_pool2d" else 1
+    return int(given) if given == int(given) and given <= MOST_PRODUCTS.value else given
+
+
 class TritonAvgPool(TritonStrategy):
     name = "triton_avg_pool"
     operations = ("avg_pool2d", "sum_pool2d", "lp_pool2d", "adaptive_avg_pool2d")
-    budget = Budget(shared_bytes=2 << 10, spill_bytes=4, stack_bytes=8)
-
-    def budget_of(self, problem: PoolProblem | AdaptivePoolProblem) -> Budget:
-        if wide(problem):  # larger tiles lack registers for their 64-bit offsets, beside float64 powers above all
-            spilled, stack = (2080, 1544) if problem.operation == "lp_pool2d" else (152, 152)
-            return Budget(shared_bytes=2 << 10, spill_bytes=spilled, stack_bytes=stack)
-        return self.budget
+    budget = Budget(shared_bytes=2 << 10, spill_bytes=8, stack_bytes=8)
 
     def limits(self, problem: PoolProblem | AdaptivePoolProblem, device: str) -> list[str]:
         reasons = super().limits(problem, device)
@@ -157,17 +162,18 @@ class TritonAvgPool(TritonStrategy):
         return reasons
 
     def configs(self, problem: PoolProblem | AdaptivePoolProblem) -> list[dict[str, int]]:
-        return triton_window.tiles(problem)
+        # Powers take registers too, which are scarce beside offsets of 64 bits.
+        scarce = wide(problem) and isinstance(norm(problem), float)
+        return triton_window.tiles(problem, ELEMENTS // 2 if scarce else ELEMENTS)
 
     def plan(self, problem: PoolProblem | AdaptivePoolProblem, **config: int) -> Plan:
         tile = config or self.configs(problem)[0]
-        norm = problem.norm_type if isinstance(problem, PoolProblem) and problem.op == "lp_pool2d" else 1
-        products = norm == int(norm) and norm <= MOST_PRODUCTS.value
+        exponent = norm(problem)
         arguments = {
             **triton_window.arguments(problem, tile),
             **divisor(problem),
-            "NORM": int(norm) if products else norm,
-            "SUM": tl.float32 if problem.dtype != "float64" and products else tl.float64,
+            "NORM": exponent,
+            "SUM": tl.float32 if problem.dtype != "float64" and isinstance(exponent, int) else tl.float64,
         }
         return Plan(avg_pool_kernel, triton_window.grid(problem, tile), pointers(problem), arguments, num_warps=4)
 

@@ -15,7 +15,7 @@ import triton.language as tl
 
 from ..problem import AdaptivePoolProblem, PoolProblem
 from ..strategy import Budget
-from ..triton_common import Plan, TritonStrategy, pointers, wide
+from ..triton_common import Plan, TritonStrategy, pointers
 from . import triton_window
 from .triton_window import output_tile, window
 
@@ -71,11 +71,6 @@ class TritonMaxPool(TritonStrategy):
     name = "triton_max_pool"
     operations = ("max_pool2d", "adaptive_max_pool2d")
     budget = Budget(shared_bytes=8 << 10)
-
-    def budget_of(self, problem: PoolProblem | AdaptivePoolProblem) -> Budget:
-        if wide(problem):  # the largest tile lacks registers for its 64-bit offsets
-            return Budget(shared_bytes=8 << 10, spill_bytes=32, stack_bytes=32)
-        return self.budget
 
     def configs(self, problem: PoolProblem | AdaptivePoolProblem) -> list[dict[str, int]]:
         return triton_window.tiles(problem)

@@ -78,8 +78,11 @@ def outputs_by_memory(problem: Pooling) -> tuple[int, int]:
     return (p.n * p.p * p.q, p.c) if p.layout == "channels_last" else (p.n * p.c * p.p, p.q)
 
 
-def tiles(problem: Pooling) -> list[dict[str, int]]:
-    """Tiles for a tuner, the default first: of ELEMENTS, half as many and twice as many."""
+def tiles(problem: Pooling, most: int = ELEMENTS) -> list[dict[str, int]]:
+    """Tiles for a tuner, the default first: of that many elements, half as many and twice as many.
+
+    Offsets of 64 bits take the registers of half of them.
+    """
     (rows, columns), (r, s) = outputs_by_memory(problem), window_size(problem)
     across = min(power_of_two(columns), 128)
     few = rows * columns < PROGRAMS * ELEMENTS
@@ -89,7 +92,8 @@ def tiles(problem: Pooling) -> list[dict[str, int]]:
         taps = min(power_of_two(r * s), elements // across) if shared else 1
         return {"rows": min(power_of_two(rows), elements // (across * taps)), "columns": across, "taps": taps}
 
-    return distinct([tile(ELEMENTS), tile(ELEMENTS // 2), tile(ELEMENTS * 2)])
+    most = most // 2 if wide(problem) else most
+    return distinct([tile(most), tile(most // 2), tile(most * 2)])
 
 
 def grid(problem: Pooling, tile: dict[str, int]) -> tuple[int]:
