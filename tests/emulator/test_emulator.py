@@ -170,6 +170,24 @@ def test_every_block_runs_once_in_the_random_order():
         assert (count == 1).all()
 
 
+def test_more_masks_than_a_warp_has_lanes():
+    """Every lane is with others from one round to the next: 100 rounds with up to 32 masks each."""
+    body = """for (int round = 0; round < n; round++) {
+      const int group = (threadIdx.x * (round + 1) >> 2) % (round % 32 + 1);
+      const unsigned mask = __match_any_sync(~0u, group);
+      const int sum = __reduce_add_sync(mask, (int)threadIdx.x);
+      y[round * 32 + threadIdx.x] = __shfl_sync(mask, sum, __ffs(mask) - 1);
+    }"""
+    rounds, lanes = np.arange(100)[:, None], np.arange(32)
+    groups = (lanes * (rounds + 1) >> 2) % (rounds % 32 + 1)
+    expected = [[lanes[row == group].sum() for group in row] for row in groups]
+    for settings in ({}, {"order": "descending"}, *({"order": "random", "seed": seed} for seed in range(5))):
+        y = np.zeros((100, 32), np.int32)
+        with configure(**settings):
+            kernel(body, "int* y, int n")((1,), (32,), (y, 100))
+        assert (y == expected).all()
+
+
 def test_workers_share_the_blocks():
     function = kernel("process[blockIdx.x] = getpid();", "int* process", 'extern "C" int getpid();\n')
     process = np.zeros(8, np.int32)

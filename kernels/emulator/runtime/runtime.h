@@ -14,7 +14,7 @@ struct Launch {
   uint32_t entry, order, workers, seconds;
   uint64_t seed, shared_bytes, stack_bytes;
   uint32_t memories, arguments, variables, shared;
-  // Behind it: Memory[memories], Argument[arguments], int32_t[variables] (a memory, or -1), Range[shared],
+  // Behind it: Memory[memories], Argument[arguments], int64_t[variables] (each one's memory), Range[shared],
   // Report[workers]; the rest is what these point to.
 };
 struct Memory {

@@ -57,7 +57,9 @@ namespace emulator {
 namespace {
 
 enum Status : uint8_t { NEW, READY, AT_BARRIER, AT_MEETING, RETURNED };
-constexpr int MAX_MEETINGS = 32;  // different masks that a warp may use
+constexpr int MAX_MEETINGS = 33;  // one more than lanes, each of which is in one at a time
+
+struct Rendezvous;
 
 struct Fiber {
 #ifdef WITH_UCONTEXT
@@ -69,7 +71,8 @@ struct Fiber {
   void* sanitizer_stack;
   uint3 index;
   Status status;
-  Place place;  // where it waits, or last did
+  Place place;            // where it waits, or last did
+  Rendezvous* meeting;  // the last one of its warp that it came to: it may still read there
 };
 
 // Where lanes of one mask meet.  Two rounds are kept apart, so that a fast lane cannot overwrite what a slow one has
@@ -160,6 +163,17 @@ void release(Warp& warp, Rendezvous& meeting) {
   meeting.present[meeting.round & 1] = meeting.arrived;
   meeting.arrived = 0;
   meeting.round++;
+}
+
+// One that no lane waits in or may still read.
+Rendezvous* unused_meeting(Warp& warp) {
+  const Fiber* lanes = fibers + (&warp - warps) * 32;
+  for (Rendezvous& meeting : warp.meeting) {
+    bool used = false;
+    for (int lane = 0; lane < 32; lane++) used |= lanes[lane].meeting == &meeting && lane != current % 32;
+    if (!used) return &meeting;
+  }
+  __builtin_unreachable();
 }
 
 bool same(const char* a, const char* b) { return a == b || strcmp(a, b) == 0; }
@@ -347,20 +361,13 @@ Meeting meet(unsigned mask, const char* name, Place place, const void* value, in
     Rendezvous& other = warp.meeting[i];
     if (other.mask == mask) {
       meeting = &other;
-    } else if (other.arrived & mask) {
+    } else if (other.arrived & mask && other.mask >> lane() & 1) {  // each would wait for the other
       fail(place, "%s: the mask 0x%08x has lanes that wait in %s with mask 0x%08x in %s:%d", name, mask, other.name,
            other.mask, other.place.file, other.place.line);
     }
   }
   if (!meeting) {
-    if (warp.meetings == MAX_MEETINGS) {  // masks that nobody waits with make room
-      int kept = 0;
-      for (int i = 0; i < MAX_MEETINGS; i++) {
-        if (warp.meeting[i].arrived) warp.meeting[kept++] = warp.meeting[i];
-      }
-      warp.meetings = kept;
-    }
-    meeting = &warp.meeting[warp.meetings++];
+    meeting = warp.meetings < MAX_MEETINGS ? &warp.meeting[warp.meetings++] : unused_meeting(warp);
     meeting->mask = mask, meeting->arrived = 0, meeting->round = 0;
   }
   if (meeting->arrived && (!same(meeting->name, name) || !same(meeting->place, place))) {
@@ -371,6 +378,7 @@ Meeting meet(unsigned mask, const char* name, Place place, const void* value, in
   meeting->name = name, meeting->place = place, meeting->orders = orders;
   if (bytes) memcpy(meeting->left[round][lane()], value, bytes);
   meeting->arrived |= 1u << lane();
+  fiber.meeting = meeting;
   if (meeting->arrived == (mask & warp.alive)) {
     release(warp, *meeting);
   } else {
@@ -447,6 +455,7 @@ bool run_block(uint64_t index) {
   for (int i = 0; i < threads; i++) {
     fibers[i].status = NEW;
     fibers[i].place = {nullptr, 0};
+    fibers[i].meeting = nullptr;
     fibers[i].index = {i % blockDim.x, i / blockDim.x % blockDim.y, i / (blockDim.x * blockDim.y)};
     order_of_lanes[i] = i;
   }
