@@ -114,6 +114,7 @@ class RawModule:
         self._flags = tuple(option for option in options if option.startswith(("-D", "-U")))
         self.names = list(dict.fromkeys([*(name_expressions or ()), *kernel_names(self.code)]))
         self._programs: dict[frozenset[str], build.Program] = {}
+        self._spaces = variables(self.code)
         self._globals: dict[str, np.ndarray] = {}
 
     def program(self, sanitize: frozenset[str] = frozenset()) -> build.Program:
@@ -140,8 +141,7 @@ class RawModule:
 
     def _variables(self) -> list[tuple[np.ndarray, bool]]:
         """The bytes of each variable, in the program's order, and whether kernels may change it."""
-        spaces = variables(self.code)
-        return [(self.get_global(name), spaces[name] == "__device__") for name in self.program().variables]
+        return [(self.get_global(name), space == "__device__") for name, space in self._spaces.items()]
 
 
 class Function:
@@ -158,6 +158,7 @@ class Function:
         self.name = name
         self.max_dynamic_shared_size_bytes = STATIC_SHARED_BYTES
         self._module = module
+        self._parameters = parameter_names(module.code, name)
 
     def compile(self) -> None:
         """Compile now what the next launch will run."""
@@ -184,9 +185,8 @@ class Function:
             raise NotSupportedError(f"{self.name} with {len(parameters)} parameters; {MOST_PARAMETERS} are the most")
         if len(args) != len(parameters):
             raise TypeError(f"{self.name} has {len(parameters)} parameters, got {len(args)} arguments")
-        names = parameter_names(self._module.code, self.name)
-        if len(names) != len(parameters):
-            names = [f"argument {i}" for i in range(len(parameters))]
+        known = len(self._parameters) == len(parameters)
+        names = self._parameters if known else [f"argument {i}" for i in range(len(parameters))]
         values = [
             _value(self.name, name, argument, parameter)
             for name, argument, parameter in zip(names, args, parameters, strict=True)
