@@ -25,7 +25,7 @@ NOT_SUPPORTED = {
     r"\b__managed__\b": "managed memory (__managed__)",
     r"\bCUtensorMap\b": "tensor maps (CUtensorMap)",
 }
-_SHARED = r"(?:__shared__|__align__\s*\([^()]*\)|alignas\s*\([^()]*\))"
+_SHARED = r"(?:__shared__|volatile|__align__\s*\([^()]*\)|alignas\s*\([^()]*\))"
 _DYNAMIC = re.compile(
     rf"\bextern\s+(?P<qualifiers>(?:{_SHARED}\s*)+)(?P<type>[\w:<>,\s]+?)\s*\b"
     rf"(?P<late>{_SHARED}\s*)?(?P<name>\w+)\s*\[\s*\]\s*;"
@@ -54,6 +54,7 @@ def translate(text: str, names: Sequence[str]) -> str:
             raise NotSupportedError(what, *place(text, found.start()))
     text = re.sub(r'^[ \t]*#[ \t]*include[ \t]+[<"].+?[>"]', "", text, flags=re.MULTILINE)
     text = _DYNAMIC.sub(_pointer, text)
+    text = re.sub(r"\bstatic[ \t]+__shared__|__shared__[ \t]+static\b", "__shared__", text)
     # The tables stand in the source's own namespace, in which its names are looked up first.
     entries = [f'  emulator::entry("{name}", &{name}),' for name in names]
     listed = [f'  emulator::variable("{name}", {name}),' for name in variables(text)]
