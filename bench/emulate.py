@@ -106,7 +106,7 @@ def case(
     if declared and declared[0]:
         raise UsageError(f"{name} is a template; say with which arguments: --kernel '{name}<float>'")
     if name not in module.names:
-        raise UsageError(f"{path} has no kernel {name!r}; known: {', '.join(module.names) or 'none but templates'}")
+        raise UsageError(f"{path} has no kernel {name!r}; known: {', '.join(module.names) or 'none'}")
     tokens = module.program().kernels[name]
     names = parameter_names(module.code, name)
     given = dict(_split(word) for word in words)
@@ -125,10 +125,10 @@ def case(
 
 
 def _only(module: RawModule, path: Path) -> str:
-    if len(module.names) != 1:
-        raise UsageError(
-            f"{path} has the kernels {', '.join(module.names) or 'none but templates'}: name one by --kernel"
-        )
+    if not module.names:
+        raise UsageError(f"{path} has no kernel but templates, if any: name one, with its arguments, by --kernel")
+    if len(module.names) > 1:
+        raise UsageError(f"{path} has the kernels {', '.join(module.names)}: name one by --kernel")
     return module.names[0]
 
 

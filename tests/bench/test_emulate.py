@@ -36,6 +36,7 @@ def gpucnn(run_command, tmp_path):
     """`run_command` in a folder with SOURCE."""
     (tmp_path / "k.cu").write_text(SOURCE)
     (tmp_path / "only.cu").write_text('extern "C" __global__ void only(int* y) { if (threadIdx.x == 0) y[0] = 1; }\n')
+    (tmp_path / "empty.cu").write_text("template <typename T> __global__ void k(T* y) {}\n")
     return run_command
 
 
@@ -89,6 +90,7 @@ def test_vectors_are_given_by_their_elements_and_files_are_read(gpucnn, tmp_path
 
 WRONG = {
     ("nosuch.cu",): "there is no file nosuch.cu",
+    ("empty.cu", "y=1"): "empty.cu has no kernel but templates, if any: name one, with its arguments, by --kernel",
     ("k.cu", "y=1"): "k.cu has the kernels sum_of_fours, pairs, turns: name one by --kernel",
     ("k.cu", "--kernel", "scale", "y=1"): "scale is a template; say with which arguments: --kernel 'scale<float>'",
     ("k.cu", "--kernel", "scael", "y=1"): "k.cu has no kernel 'scael'; known: sum_of_fours, pairs, turns",
