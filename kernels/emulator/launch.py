@@ -129,20 +129,16 @@ def carry_out(
     file = os.memfd_create("launch")
     try:
         os.ftruncate(file, at)
-        with mmap.mmap(file, at) as shared_file:
-            data = np.frombuffer(shared_file, np.uint8)
-            try:
-                _fill(data, parts, scalars, memories, table)
-                done = _run(program, file, options)
-                begin = header.nbytes
-                table = data[begin : begin + table.nbytes].view(_MEMORY).copy()
-                begin = sum(part.nbytes for part in parts[:-1])
-                reports = data[begin : begin + reports.nbytes].view(_REPORT).copy()
-                damaged = _take(data, memories, table)
-            finally:
-                del data
+        data = np.frombuffer(mmap.mmap(file, at), np.uint8)
+        _fill(data, parts, scalars, memories, table)
+        done = _run(program, file, options)
     finally:
         os.close(file)
+    begin = header.nbytes
+    table = data[begin : begin + table.nbytes].view(_MEMORY)
+    begin = sum(part.nbytes for part in parts[:-1])
+    reports = data[begin : begin + reports.nbytes].view(_REPORT)
+    damaged = _take(data, memories, table)
     if done.stdout:
         print(done.stdout, end="")
     _judge(program, name, done, reports, memories, table, damaged)

@@ -161,6 +161,36 @@ def test_orders():
     assert ran() not in random
 
 
+def test_the_random_order_leaves_warps_early():
+    """Between two warps that wait for nothing but their own lanes: in the other orders one comes after the other."""
+    body = "for (int i = 0; i < 8; i++) {\n  __syncwarp();\n  warps[atomicAdd(count, 1)] = threadIdx.x / 32;\n}"
+    function = kernel(body, "int* warps, int* count")
+
+    def changes(**settings) -> int:
+        warps, count = np.zeros(512, np.int32), np.zeros(1, np.int32)
+        with configure(**settings):
+            function((1,), (64,), (warps, count))
+        return np.count_nonzero(np.diff(warps))
+
+    assert changes() == changes(order="descending") == 1
+    assert max(changes(order="random", seed=seed) for seed in range(4)) > 1
+
+
+@pytest.mark.parametrize("order", emulator.ORDERS)
+def test_lanes_and_threads_that_have_returned_are_not_waited_for(order):
+    body = """if (threadIdx.x == 31 || threadIdx.x == 0) return;
+    const int ballot = __ballot_sync(~0u, 1);
+    if (threadIdx.x == 63 || threadIdx.x == 1) return;
+    __syncthreads();
+    y[threadIdx.x] = ballot;"""
+    y = np.zeros(64, np.int32)
+    with configure(order=order):
+        kernel(body, "int* y")((1,), (64,), (y,))
+    assert (y[2:31] == 0x7FFFFFFE).all()
+    assert (y[32:63] == -1).all()
+    assert not y[[0, 1, 31, 63]].any()
+
+
 def test_every_block_runs_once_in_the_random_order():
     function = kernel("atomicAdd(count + blockIdx.x, 1);", "int* count")
     for blocks, seed in ((1, 0), (2, 1), (97, 2), (128, 3), (1000, 4)):
@@ -332,6 +362,11 @@ def test_an_address_sanitizers_report_names_the_array():
         kernel("y[0] = x[n];")((1,), (1,), (x, y, n))
     assert caught.value.place == "kernel.cu:2"
     assert "read of 4 bytes, 0 bytes behind the 132 bytes of x" in caught.value.what
+    with (
+        configure(sanitize="address"),
+        pytest.raises(KernelError, match="read of 4 bytes, 4 bytes before the 132 bytes"),
+    ):
+        kernel("y[0] = x[-1];")((1,), (1,), (x, y, n))
 
 
 def test_an_address_sanitizer_sees_the_end_of_shared_memory():

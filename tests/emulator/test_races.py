@@ -36,6 +36,11 @@ RACES = {
         STAGE + "s[t] = t;\n__shfl_sync(~0u, t, 0);\ny[blockIdx.x * 128 + t] = s[t ^ 1];",
         ("shared", 4, 6),
     ),
+    "a second reader in the writer's warp": (
+        STAGE + "if (t == 0) s[0] = 0;\n__syncthreads();\nint v = 0;\nif (t == 5 || t == 6) v = s[0];\n"
+        "__shfl_sync(~0u, v, 0);\nif (t == 5) s[0] = v;",
+        ("shared", 7, 9),
+    ),
     "__syncwarp orders no other warp": (
         STAGE + "s[t] = t;\n__syncwarp();\ny[blockIdx.x * 128 + t] = s[t ^ 32];",
         ("shared", 4, 6),
@@ -57,6 +62,10 @@ RACES = {
     "two blocks write": ("y[threadIdx.x] = 1;", ("global", 2, 2)),
     "one block reads what another wrote": (
         "if (blockIdx.x == 0) y[threadIdx.x] = 1;\nif (blockIdx.x == 1) y[128 + threadIdx.x] = 3 + y[127 - threadIdx.x];",
+        ("global", 2, 3),
+    ),
+    "one block writes what another read, having read it itself": (
+        "const int v = y[threadIdx.x];\nif (blockIdx.x == 1) y[threadIdx.x] = v + 1;\nelse y[1000 + threadIdx.x] = v;",
         ("global", 2, 3),
     ),
     "one block writes what another read": (
@@ -106,6 +115,11 @@ FINE = {
     "y[1 + blockIdx.x * 128 + t] = t;\n__threadfence();\n__syncthreads();\n"
     "if (t == 0) {\n  __threadfence();\n  last = atomicAdd(y, 1) == gridDim.x - 1;\n}\n__syncthreads();\n"
     "if (last) y[1000 + t] = y[1 + 127 - t] + y[129 + t];",
+    "news by way of a third block": "__shared__ int seen;\nconst int t = threadIdx.x;\n"
+    "if (blockIdx.x == 0 && t == 0) {\n  y[10] = 1;\n  __threadfence();\n  atomicAdd(y, 1);\n}\n"
+    "if (blockIdx.x == 1) {\n  if (t == 0) seen = atomicAdd(y, 0);\n  __syncthreads();\n"
+    "  if (t == 1) __threadfence(), atomicAdd(y + 1, seen);\n}\n"
+    "if (blockIdx.x == 2 && t == 0 && atomicAdd(y + 1, 0)) y[11] = y[10];",
     "a constant table": "static const int table[4] = {1, 2, 3, 4};\ny[blockIdx.x * 128 + threadIdx.x] = table[threadIdx.x % 4];",
     "locals": "int own[40];\nfor (int i = 0; i < 40; i++) own[i] = i * threadIdx.x;\n"
     "y[blockIdx.x * 128 + threadIdx.x] = own[threadIdx.x % 40];",
@@ -123,6 +137,15 @@ def test_a_race_is_found_and_both_lines_are_named(case):
     assert what, caught.value.what
     assert what[1] == memory
     assert sorted([caught.value.place, f"kernel.cu:{what[2]}"]) == [f"kernel.cu:{line}" for line in lines]
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_second_reader_in_another_warp(seed):
+    """Of two readers in two warps one writes in the end; some orders have both read before."""
+    waits = "for (int i = 0; i < 20; i++) __shfl_sync(~0u, v, 0);"
+    body = f"{STAGE}if (t == 0) s[0] = 0;\n__syncthreads();\nint v = t % 32 == 5 ? s[0] : 0;\n{waits}\nif (t == 5) s[0] = v;"
+    with configure(order="random", seed=seed), pytest.raises(KernelError, match=r"race: .* 4 bytes of shared memory"):
+        launch(body, blocks=1)
 
 
 def test_a_report_in_full():
