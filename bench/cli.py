@@ -12,7 +12,6 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -35,7 +34,8 @@ PIPE_WIDTH = 140  # columns, where the output is no terminal
 app = typer.Typer(
     name="gpucnn",
     help="Compare convolution, pooling, softmax and linear kernels: are they right, and how fast are they?\n\n"
-    "Exit codes: 0 fine; 1 a strategy FAILED or its data were MISTRUSTED, or a kernel takes more than it may; "
+    "Exit codes: 0 fine; 1 a strategy FAILED or its data were MISTRUSTED, a kernel does not compile, takes more "
+    "than it may or has a fault; "
     "2 the command cannot be carried out; 130 interrupted.",
     no_args_is_help=True,
     add_completion=False,
@@ -528,7 +528,6 @@ def emulate_kernel(
         _say(f"gpucnn: error: {error}")
         raise typer.Exit(1) from None
     emulate.show(case, outcomes, _output())
-    for name, file in saved:
-        np.save(file, outcomes[0].arrays[name])
+    emulate.save(saved, outcomes[0])
     if any(outcome.fault for outcome in outcomes):
         raise typer.Exit(1)

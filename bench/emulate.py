@@ -47,7 +47,7 @@ class Argument:
     """What a word says of one parameter."""
 
     name: str
-    value: Any  # a NumPy scalar or array
+    value: Any  # a number or an array
 
 
 @dataclass
@@ -98,9 +98,10 @@ def case(
     options: Sequence[str],
 ) -> Case:
     """What the command line asks for; UsageError for what the kernel does not take."""
-    if not path.is_file():
-        raise UsageError(f"there is no file {path}")
-    module = RawModule(path=path, options=options, name_expressions=[kernel] if kernel and "<" in kernel else [])
+    try:
+        module = RawModule(path=path, options=options, name_expressions=[kernel] if kernel and "<" in kernel else [])
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} cannot be read: {error}") from None
     name = kernel or _only(module, path)
     declared = declaration(module.code, name)
     if declared and declared[0]:
@@ -152,19 +153,20 @@ def _split(word: str) -> tuple[str, str]:
 
 
 def _value(name: str, text: str, token: str, seed: int) -> Any:
-    """A NumPy scalar, or for a pointer an array."""
+    """A number, or for a pointer an array."""
     pointer, dtype = token.startswith("P"), _DTYPES.get(token.lstrip("Pc"))
     if not pointer:
         if dtype is None:
             raise UsageError(f"{name} is a struct ({token}), which the command line cannot give: use Python")
-        try:
-            return np.dtype(dtype).type(float(text) if dtype.startswith("float") else int(text))
-        except (ValueError, OverflowError):
+        try:  # of an integer's range the launch itself speaks
+            return np.dtype(dtype).type(float(text)) if dtype.startswith("float") else int(text)
+        except ValueError:
             raise UsageError(f"{name} is {text!r}; expected a number for {dtype}") from None
     if text.endswith(".npy"):
-        if not Path(text).is_file():
-            raise UsageError(f"{name}: there is no file {text}")
-        return np.load(text)
+        try:
+            return np.load(text)
+        except (OSError, ValueError) as error:
+            raise UsageError(f"{name}: {text} cannot be read: {error}") from None
     shape, _, fill = text.partition(":")
     if not all(part.isdecimal() for part in shape.split("x")) or (fill or "unset") not in FILLS:
         raise UsageError(f"{name} is {text!r}; expected a shape such as 64x1000, and one of :{', :'.join(FILLS)}")
@@ -219,6 +221,15 @@ def saving(word: str, case: Case) -> tuple[str, str]:
     if name not in arrays or not file.endswith(".npy"):
         raise UsageError(f"--save is {word!r}; expected NAME=FILE.npy, where NAME is one of {', '.join(arrays)}")
     return name, file
+
+
+def save(files: Sequence[tuple[str, str]], outcome: Outcome) -> None:
+    """Write arrays as a run left them."""
+    for name, file in files:
+        try:
+            np.save(file, outcome.arrays[name])
+        except OSError as error:
+            raise UsageError(f"{file} cannot be written: {error}") from None
 
 
 def show(case: Case, outcomes: Sequence[Outcome], output: Console) -> None:

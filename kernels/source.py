@@ -10,6 +10,8 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 _INCLUDE = re.compile(r'\s*#\s*include\s+[<"](.+?)[>"]')
+_BOUNDS = r"(?:__launch_bounds__\s*\((?:[^()]|\([^()]*\))*\)\s*)?"
+_KERNEL = rf"\b__global__\s+{_BOUNDS}(?:static\s+)?void\s+{_BOUNDS}"
 _UNREAD = re.compile(r'//[^\n]*|/\*.*?\*/|"(?:[^"\\\n]|\\.)*"|(?<!\w)\'(?:[^\'\\\n]|\\.)+\'', re.DOTALL)
 
 
@@ -77,8 +79,7 @@ def kernels(text: str) -> list[str]:
     ['a::b::k']
     """
     text, found = masked(text), []
-    bounds = r"(?:__launch_bounds__\s*\((?:[^()]|\([^()]*\))*\)\s*)?"
-    for match in re.finditer(rf"\b__global__\b\s*{bounds}(?:static\s+)?void\s+{bounds}(\w+)\s*\(", text):
+    for match in re.finditer(rf"{_KERNEL}(\w+)\s*\(", text):
         head = re.split(r"[;}]", text[: match.start()])[-1]
         name = "::".join([*_namespaces(text[: match.start()]), match[1]])
         if not re.search(r"\btemplate\b", head) and name not in found:
@@ -103,10 +104,7 @@ def declaration(text: str, kernel: str) -> tuple[list[str], list[str]] | None:
     >>> declaration("template <typename T, int N> __global__ void scale(const T* x, float by)", "scale")
     (['typename T', 'int N'], ['const T* x', 'float by'])
     """
-    bounds = r"(?:__launch_bounds__\s*\((?:[^()]|\([^()]*\))*\)\s*)?"
-    template = r"(?:template\s*<([^<>]*)>\s*)?"
-    head = rf'{template}(?:extern\s+"?\s*C?\s*"?\s*)?__global__\s+{bounds}(?:static\s+)?void\s+{bounds}{kernel}\s*'
-    found = re.search(rf"{head}\(([^()]*)\)", masked(text))
+    found = re.search(rf"(?:template\s*<([^<>]*)>\s*)?{_KERNEL}{kernel}\s*\(([^()]*)\)", masked(text))
     if found is None:
         return None
     templates, parameters = ((found[group] or "").split(",") for group in (1, 2))

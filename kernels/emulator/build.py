@@ -193,8 +193,8 @@ def _compile(code: str, flags: Sequence[str], tool: Compiler, sanitize: frozense
         if compiled.returncode:
             raise _compile_error(compiled.stderr)
         objects = [part.result() for part in runtime]
-        linked = [f"-fsanitize={name}" for name in sorted(sanitize - {"thread"})]
-        linked = _run([tool.path, "kernel.o", *objects, *linked, "-no-pie", "-static-libgcc", "-o", "program"], new)
+        libraries = [f"-fsanitize={name}" for name in sorted(sanitize - {"thread"})]
+        linked = _run([tool.path, "kernel.o", *objects, *libraries, "-no-pie", "-static-libgcc", "-o", "program"], new)
         if linked.returncode:
             raise CompileError(f"the kernel does not link: {linked.stderr}")
         told = {**_describe(new), "warnings": _uninitialised(compiled.stderr)}

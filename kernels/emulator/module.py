@@ -102,9 +102,8 @@ class RawModule:
         path: str | Path | None = None,
         options: Sequence[str] = (),
         name_expressions: Sequence[str] | None = None,
-        name: str = "kernel.cu",
     ) -> None:
-        folders = [Path(option[2:]) for option in options if option.startswith("-I")]
+        name, folders = "kernel.cu", [Path(option[2:]) for option in options if option.startswith("-I")]
         if path is not None:
             name, folders = Path(path).name, [*folders, Path(path).resolve().parent]
             code = Path(path).read_text()
@@ -226,7 +225,7 @@ def _value(kernel: str, name: str, argument: Any, parameter: str) -> Value:
         if argument.dtype.itemsize != size or argument.dtype.kind not in _FITS[kind]:
             raise TypeError(f"{where} is of {argument.dtype}, which is not its parameter's type ({token})")
         return Value(name, argument.tobytes())
-    if isinstance(argument, bool) and kind == "b":
+    if kind == "b" and argument in (0, 1):
         return Value(name, bytes([argument]))
     if isinstance(argument, int) and not isinstance(argument, bool) and kind in "iu":
         low, high = (-(1 << 8 * size - 1), (1 << 8 * size - 1) - 1) if kind == "i" else (0, (1 << 8 * size) - 1)

@@ -36,6 +36,7 @@ def gpucnn(run_command, tmp_path):
     """`run_command` in a folder with SOURCE."""
     (tmp_path / "k.cu").write_text(SOURCE)
     (tmp_path / "only.cu").write_text('extern "C" __global__ void only(int* y) { if (threadIdx.x == 0) y[0] = 1; }\n')
+    (tmp_path / "k.npy").write_text("no array")
     (tmp_path / "empty.cu").write_text("template <typename T> __global__ void k(T* y) {}\n")
     return run_command
 
@@ -89,7 +90,7 @@ def test_vectors_are_given_by_their_elements_and_files_are_read(gpucnn, tmp_path
 
 
 WRONG = {
-    ("nosuch.cu",): "there is no file nosuch.cu",
+    ("nosuch.cu",): "nosuch.cu cannot be read: ",
     ("empty.cu", "y=1"): "empty.cu has no kernel but templates, if any: name one, with its arguments, by --kernel",
     ("k.cu", "y=1"): "k.cu has the kernels sum_of_fours, pairs, turns: name one by --kernel",
     ("k.cu", "--kernel", "scale", "y=1"): "scale is a template; say with which arguments: --kernel 'scale<float>'",
@@ -104,7 +105,7 @@ WRONG = {
         "scale<float>",
         *FLOATS[:3],
         "n=99999999999",
-    ): "n is '99999999999'; expected a number for int32",
+    ): "scale<float>: n is 99999999999, expected -2147483648 to 2147483647",
     (
         "k.cu",
         "--kernel",
@@ -112,7 +113,7 @@ WRONG = {
         *FLOATS[1:],
         "x=100:random",
     ): "x is '100:random'; expected a shape such as 64x1000",
-    ("k.cu", "--kernel", "scale<float>", *FLOATS[1:], "x=x.npy"): "x: there is no file x.npy",
+    ("k.cu", "--kernel", "scale<float>", *FLOATS[1:], "x=x.npy"): "x: x.npy cannot be read: ",
     ("k.cu", "--kernel", "pairs", "pair=1", "y=1"): "pair is a struct (s8), which the command line cannot give",
     ("k.cu", "--kernel", "turns", "y=32", "--grid", "0"): "--grid is '0'; expected one to three sizes such as 4x2",
     (
@@ -125,6 +126,7 @@ WRONG = {
     ): "turns: block is (2048, 1, 1), expected at most 1024 threads",
     ("k.cu", "--kernel", "turns", "y=32", "--order", "up"): "--order is 'up'; allowed: ascending, descending, random",
     ("k.cu", "--kernel", "turns", "y=32", "--sanitize", "threads"): "--sanitize is 'threads'; did you mean thread?",
+    ("k.cu", "--kernel", "scale<float>", *FLOATS[1:], "x=k.npy"): "x: k.npy cannot be read: ",
     ("k.cu", "--kernel", "turns", "y=32", "--save", "z=z.npy"): "--save is 'z=z.npy'; expected NAME=FILE.npy",
 }
 
@@ -136,6 +138,13 @@ def test_what_is_asked_wrongly_ends_in_one_sentence(words, gpucnn):
     (sentence,) = err.splitlines()
     assert sentence.startswith("gpucnn: error: ")
     assert WRONG[words] in sentence
+
+
+def test_a_file_that_cannot_be_written_is_said_when_all_is_shown(gpucnn):
+    code, out, err = gpucnn("emulate", "only.cu", "y=2:zeros", "--save", "y=nowhere/y.npy")
+    assert code == 2
+    assert "nothing found" in out
+    assert err.startswith("gpucnn: error: nowhere/y.npy cannot be written: ")
 
 
 def test_what_does_not_compile_fails_with_its_line(gpucnn, tmp_path):

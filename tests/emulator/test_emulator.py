@@ -330,6 +330,22 @@ def test_what_is_written_behind_dynamic_shared_memory_is_noticed():
         kernel("extern __shared__ float s[];\ns[3] = 1;")((1,), (1,), arrays(), shared_mem=12)
 
 
+@pytest.mark.parametrize(("order", "at"), [("ascending", 32), ("descending", -1)])
+def test_dynamic_shared_memory_has_an_unmapped_page_behind_or_before_it(order, at):
+    with configure(order=order), pytest.raises(KernelError, match="illegal memory access"):
+        kernel(f"extern __shared__ float s[];\ny[0] = s[{at}];")((1,), (1,), arrays(), shared_mem=128)
+
+
+def test_a_larger_stack_is_an_option():
+    x, y, n = arrays()
+    function = kernel("volatile float a[1 << 16];\na[n] = 1;\ny[0] = a[n];")
+    with pytest.raises(KernelError, match="stack overflow: its local variables take more than 65536 bytes"):
+        function((1,), (1,), (x, y, n))
+    with configure(stack_kib=512):
+        function((1,), (1,), (x, y, n))
+    assert y[0] == 1
+
+
 def test_shared_memory_and_locals_hold_no_zeros():
     body = "__shared__ float s[4];\nextern __shared__ float d[];\nfloat own[2];\ny[0] = s[1];\ny[1] = d[0];\ny[2] = own[n];"
     for _ in range(2):

@@ -85,6 +85,20 @@ RACES = {
         "__syncthreads();\ny[blockIdx.x * 128 + t] = v;",
         ("shared", 7, 8),
     ),
+    "halves of a word that another thread wrote": (
+        "if (threadIdx.x == 0) y[blockIdx.x] = 1;\nif (threadIdx.x == 1) reinterpret_cast<short*>(y + blockIdx.x)[1] = 2;",
+        ("global", 2, 3),
+    ),
+    "a write between others' atomic operations": (
+        STAGE
+        + "if (t == 0) s[0] = 0;\n__syncthreads();\natomicAdd(s, 1);\n__shfl_sync(~0u, t, 0);\nif (t == 0) s[0] = 5;",
+        ("shared", 6, 8),
+    ),
+    "a fence of a thread that wrote later": (
+        "if (threadIdx.x) return;\n__threadfence();\ny[1 + blockIdx.x] = 7;\n"
+        "if (atomicAdd(y, 1) == 1) y[10] = y[1] + y[2];",
+        ("global", 4, 5),
+    ),
     "a flag without a fence": (
         "if (threadIdx.x) return;\ny[1 + blockIdx.x] = 7;\nif (atomicAdd(y, 1) == 1) y[10] = y[1] + y[2];",
         ("global", 3, 4),
@@ -120,6 +134,14 @@ FINE = {
     "if (blockIdx.x == 1) {\n  if (t == 0) seen = atomicAdd(y, 0);\n  __syncthreads();\n"
     "  if (t == 1) __threadfence(), atomicAdd(y + 1, seen);\n}\n"
     "if (blockIdx.x == 2 && t == 0 && atomicAdd(y + 1, 0)) y[11] = y[10];",
+    "a count that the last block sets back": "if (threadIdx.x) return;\n"
+    "if (atomicAdd(y, 1) == gridDim.x - 1) y[0] = 0;",
+    "bytes of words": "reinterpret_cast<char*>(y + 100 * blockIdx.x)[threadIdx.x] = 1;",
+    "halves of words that were written whole": "if (threadIdx.x == 0) y[100 * blockIdx.x] = 1;\n__syncthreads();\n"
+    "if (threadIdx.x < 2) reinterpret_cast<short*>(y + 100 * blockIdx.x)[threadIdx.x] = 2;",
+    "every thread's fence and atomic operation": "__shared__ bool last;\nconst int t = threadIdx.x;\n"
+    "y[1 + blockIdx.x * 128 + t] = t;\n__threadfence();\n"
+    "const bool all = atomicAdd(y, 1) == gridDim.x * 128 - 1;\nif (all) y[2000] = y[1 + t] + y[200] + y[300];",
     "a constant table": "static const int table[4] = {1, 2, 3, 4};\ny[blockIdx.x * 128 + threadIdx.x] = table[threadIdx.x % 4];",
     "locals": "int own[40];\nfor (int i = 0; i < 40; i++) own[i] = i * threadIdx.x;\n"
     "y[blockIdx.x * 128 + threadIdx.x] = own[threadIdx.x % 40];",
@@ -132,7 +154,7 @@ def test_a_race_is_found_and_both_lines_are_named(case):
     with pytest.raises(KernelError) as caught:
         launch(body, shared_bytes=4 if "extern" in body else 0)
     what = re.search(
-        r"^race: it .* 4 bytes of (\w+) memory, which thread .* in kernel\.cu:(\d+), and nothing", caught.value.what
+        r"^race: it .* [24] bytes of (\w+) memory, which thread .* in kernel\.cu:(\d+), and nothing", caught.value.what
     )
     assert what, caught.value.what
     assert what[1] == memory
@@ -178,7 +200,8 @@ def test_what_is_ordered_is_no_race(case):
             "__shared__ int a[3];\na[x[0] + 3] = 1;\ny[0] = a[x[1]];",
             "outside of every shared variable",
         ),
-        ("extern __shared__ int d[];\nd[0] = 1;", "out of bounds: it writes 4 bytes"),
+        ("extern __shared__ int d[];\nd[0] = 1;", "out of bounds: it writes 4 bytes behind dynamic shared memory"),
+        ("extern __shared__ int d[];\nd[-1] = 1;", "out of bounds: it writes 4 bytes before dynamic shared memory"),
         ("*reinterpret_cast<int*>(reinterpret_cast<char*>(y) + 2) = 1;", "misaligned: it needs a multiple of 4"),
     ],
     ids=lambda value: value.splitlines()[0],

@@ -33,44 +33,62 @@ struct Access {
   uint32_t thread, epoch, clock, pc;
 };
 
-// Of a reader, a later one in another warp, a later one in the same warp, and one of an earlier block; and the first
-// atomic operation and a later one of another thread.  A write that is ordered behind them all takes their place.
+// Of those who read: one, a later one in another warp, a later one in the same warp, and one of an earlier block.  Of
+// atomic operations the last one: whoever comes behind it comes behind all of them.  A write that is ordered behind them
+// takes their place.
 struct Cell {
-  Access write, reads[4], atomics[2];
+  Access write, reads[4], atomic;
 };
 
 struct Region {
-  uint64_t begin, end;          // what a kernel may touch
+  uint64_t begin, end;            // what a kernel may touch
   uint64_t room_begin, room_end;  // and where it can only be by mistake
-  uint64_t granule;
+  uint64_t granule;               // bytes of a cell
   bool shared;
   Cell* cells;
 };
 
-// What a fence, and the atomic operation behind it, tells of a block: all that came before an epoch, and what one of its
-// threads did up to a clock.
+// How much a thread has heard by atomic operations: by address, how many of what was told there.
+using Heard = std::map<uint64_t, size_t>;
+
+// What a fence, and the atomic operation behind it, tells of a block: all that came before an epoch, what one of its
+// threads did up to a clock, and what that thread had heard itself.
 struct Told {
   uint32_t block, epoch, thread, clock;
+  Heard heard;
 };
 
 std::vector<Region> regions;
-std::map<uint64_t, std::vector<Told>> told_at;  // by address
-std::vector<Told> block_heard, heard[MAX_THREADS];
+std::map<uint64_t, std::vector<Told>> told_at;  // by address; nothing is ever taken away
+Heard block_heard, heard[MAX_THREADS];
 uint32_t block, epoch, clocks[MAX_THREADS], known[MAX_THREADS][32];
 Told fence[MAX_THREADS];
 
-void add_region(uint64_t begin, uint64_t bytes, uint64_t room_before, uint64_t room_after, uint64_t granule,
-                bool shared) {
-  const uint64_t cells = (bytes + granule - 1) / granule * sizeof(Cell);
-  void* room = mmap(nullptr, cells + 1, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  regions.push_back({begin, begin + bytes, begin - room_before, begin + bytes + room_after, granule, shared,
-                     static_cast<Cell*>(room)});
+Cell* new_cells(uint64_t count) {
+  void* room = mmap(nullptr, count * sizeof(Cell) + 1, PROT_READ | PROT_WRITE,
+                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  return static_cast<Cell*>(room);
 }
 
-const Region* region_at(uint64_t address) {
+void add_region(uint64_t begin, uint64_t bytes, uint64_t room_begin, uint64_t room_end, uint64_t granule, bool shared) {
+  const uint64_t count = (bytes + granule - 1) / granule;
+  regions.push_back({begin, begin + bytes, room_begin, room_end, granule, shared, new_cells(count)});
+}
+
+// From here on a cell for every byte: the kernel takes elements apart.
+void refine(Region& region) {
+  Cell* cells = new_cells(region.end - region.begin);
+  for (uint64_t i = 0; i < region.end - region.begin; i++) {
+    const Cell& whole = region.cells[i / region.granule];
+    if (whole.write.block || whole.reads[0].block || whole.atomic.block) cells[i] = whole;
+  }
+  region.cells = cells, region.granule = 1;
+}
+
+Region* region_at(uint64_t address) {
   static size_t last = 0;
   for (size_t i = 0; i < regions.size(); i++) {
-    const Region& region = regions[(last + i) % regions.size()];
+    Region& region = regions[(last + i) % regions.size()];
     if (address >= region.room_begin && address < region.room_end) {
       last = (last + i) % regions.size();
       return &region;
@@ -79,10 +97,33 @@ const Region* region_at(uint64_t address) {
   return nullptr;
 }
 
-bool told(const std::vector<Told>& all, const Access& other) {
-  for (const Told& one : all) {
-    if (one.block != other.block) continue;
-    if (other.epoch < one.epoch || (other.thread == one.thread && other.clock <= one.clock)) return true;
+void join(Heard& all, const Heard& more) {
+  for (const auto& [address, count] : more) {
+    size_t& known_here = all[address];
+    known_here = count > known_here ? count : known_here;
+  }
+}
+
+// Whether an access came before something that was heard, or that one of those had heard who told it.
+bool told(Heard all, const Access& other) {
+  for (Heard asked; !all.empty();) {
+    Heard further;
+    for (const auto& [address, count] : all) {
+      const std::vector<Told>& here = told_at[address];
+      for (size_t i = asked[address]; i < count; i++) {
+        const Told& one = here[i];
+        if (one.block == other.block &&
+            (other.epoch < one.epoch || (other.thread == one.thread && other.clock <= one.clock))) {
+          return true;
+        }
+        join(further, one.heard);
+      }
+    }
+    join(asked, all);
+    for (auto one = further.begin(); one != further.end();) {
+      one = one->second <= asked[one->first] ? further.erase(one) : std::next(one);
+    }
+    all = further;
   }
   return false;
 }
@@ -96,7 +137,9 @@ bool ordered(const Access& other, bool shared) {
   } else if (shared) {
     return true;  // another block's shared memory lay at the same place
   }
-  return told(heard[thread], other) || told(block_heard, other);
+  Heard all = block_heard;
+  join(all, heard[thread]);
+  return told(all, other);
 }
 
 void fail_race(const char* does, const Access& other, const char* did, uint64_t address, int bytes, bool shared,
@@ -109,7 +152,8 @@ void fail_race(const char* does, const Access& other, const char* did, uint64_t 
   }
   fail_at({nullptr, 0}, pc, other.pc, reinterpret_cast<void*>(address),
           "race: it %s %d bytes of %s memory, which thread (%u, %u, %u)%s %s in @, and nothing orders the two", does,
-          bytes, shared ? "shared" : "global", t % blockDim.x, t / blockDim.x % blockDim.y, t / (blockDim.x * blockDim.y), of_block, did);
+          bytes, shared ? "shared" : "global", t % blockDim.x, t / blockDim.x % blockDim.y,
+          t / (blockDim.x * blockDim.y), of_block, did);
 }
 
 enum Kind { READ, WRITE, ATOMIC };
@@ -126,11 +170,11 @@ struct Pending {
 bool check(Cell& cell, Kind kind, const Access& own, bool shared, uint64_t address, int bytes) {
   const char* does = kind == READ ? "reads" : kind == WRITE ? "writes" : "changes (atomic)";
   if (!ordered(cell.write, shared)) return fail_race(does, cell.write, "wrote", address, bytes, shared, own.pc), false;
-  for (const Access& atomic : cell.atomics) {
-    if (kind == ATOMIC || ordered(atomic, shared)) continue;
-    if (kind == WRITE) return fail_race(does, atomic, "changed (atomic)", address, bytes, shared, own.pc), false;
+  if (kind != ATOMIC && !ordered(cell.atomic, shared)) {
+    const char* did = "changed (atomic)";
+    if (kind == WRITE) return fail_race(does, cell.atomic, did, address, bytes, shared, own.pc), false;
     if (pending.address != address && !races_leave()) return false;
-    pending = {address, own.pc, bytes, shared, atomic};
+    pending = {address, own.pc, bytes, shared, cell.atomic};
   }
   if (kind != READ) {
     for (const Access& read : cell.reads) {
@@ -158,21 +202,24 @@ void remember_read(Access (&reads)[4], const Access& own) {
 void access(const void* pointer, int bytes, Kind kind, uint64_t pc) {
   if (regions.empty()) return;  // the program is still setting itself up
   const uint64_t address = reinterpret_cast<uint64_t>(pointer);
-  const Region* region = region_at(address);
+  Region* region = region_at(address);
   const char* does = kind == READ ? "reads" : "writes";
-  const char* fault = nullptr;
   if (!region) {
     if (pointer < &__bss_start || pointer >= &_end || in_meetings(pointer)) return;
-    fault = "out of bounds: it %s %d bytes outside of every shared variable";
-  } else if (address < region->begin || address + bytes > region->end) {
-    fault = "out of bounds: it %s %d bytes";
+    fail_at({nullptr, 0}, pc, 0, pointer, "out of bounds: it %s %d bytes outside of every shared variable", does, bytes);
+    end_thread();
   }
-  if (fault) {
-    fail_at({nullptr, 0}, pc, 0, pointer, fault, does, bytes);
+  if (address < region->begin || address + bytes > region->end) {
+    // Where that is, launch.py knows of an array.
+    fail_at({nullptr, 0}, pc, 0, pointer, "out of bounds: it %s %d bytes%s", does, bytes,
+            !region->shared              ? ""
+            : address < region->begin ? " before dynamic shared memory"
+                                      : " behind dynamic shared memory");
     end_thread();
   }
   const Access own = {block, static_cast<uint32_t>(current_thread()), epoch, clocks[current_thread()],
                       static_cast<uint32_t>(pc)};
+  if (bytes % region->granule || (address - region->begin) % region->granule) refine(*region);
   const uint64_t first = (address - region->begin) / region->granule;
   const uint64_t last = (address + bytes - 1 - region->begin) / region->granule;
   for (uint64_t i = first; i <= last; i++) {
@@ -187,9 +234,7 @@ void access(const void* pointer, int bytes, Kind kind, uint64_t pc) {
       for (Access& read : cell.reads) {
         if (read.block == block && read.thread == own.thread) read = {};  // it began this very operation
       }
-      const Access& atomic = cell.atomics[0];
-      const bool another = atomic.block == block && atomic.epoch == epoch && atomic.thread != own.thread;
-      cell.atomics[another] = own;
+      cell.atomic = own;
     }
   }
 }
@@ -204,21 +249,24 @@ void misaligned(const void* pointer, int bytes, uint64_t pc) {
 void races_begin_launch() {
   for (uint32_t i = 0; i < launch->memories; i++) {
     const Memory& m = memories[i];
-    add_region(m.address, m.bytes, m.data + page_bytes, m.pages_bytes - m.data - m.bytes + page_bytes, m.granule, false);
+    const uint64_t pages = m.address - m.data;
+    add_region(m.address, m.bytes, pages - page_bytes, pages + m.pages_bytes + page_bytes, m.granule, false);
   }
-  for (uint32_t i = 0; i < launch->shared; i++) {
-    add_region(shared_ranges[i].address, shared_ranges[i].bytes, 0, 0, 1, true);
-  }
-  const uint64_t begin = reinterpret_cast<uint64_t>(shared_begin());
-  add_region(begin, launch->shared_bytes, 0, MAX_SHARED_BYTES % page_bytes, 1, true);
+  const auto add = [](uint64_t begin, uint64_t bytes, bool shared) {
+    add_region(begin, bytes, begin, begin + bytes, 1, shared);
+  };
+  for (uint32_t i = 0; i < launch->shared; i++) add(shared_ranges[i].address, shared_ranges[i].bytes, true);
   for (int i = 0; i < variable_count; i++) {
-    add_region(reinterpret_cast<uint64_t>(variables[i].address), variables[i].bytes, 0, 0, 4, false);
+    add(reinterpret_cast<uint64_t>(variables[i].address), variables[i].bytes, false);
   }
   for (const auto& [address, bytes] : {std::pair<void*, size_t>{&threadIdx, sizeof threadIdx},
                                        {&blockIdx, sizeof blockIdx}, {&blockDim, sizeof blockDim},
                                        {&gridDim, sizeof gridDim}}) {
-    add_region(reinterpret_cast<uint64_t>(address), bytes, 0, 0, 16, true);
+    add(reinterpret_cast<uint64_t>(address), bytes, true);
   }
+  const Range room = dynamic_room();
+  add_region(reinterpret_cast<uint64_t>(dynamic_shared()), launch->shared_bytes, room.address,
+             room.address + room.bytes, 1, true);
 }
 
 bool races_leave() {
@@ -238,8 +286,8 @@ void races_begin_block() {
 
 void races_barrier() {
   epoch++;
-  for (std::vector<Told>& one : heard) {
-    block_heard.insert(block_heard.end(), one.begin(), one.end());
+  for (Heard& one : heard) {
+    join(block_heard, one);
     one.clear();
   }
 }
@@ -261,7 +309,7 @@ void races_meet(int warp, unsigned lanes) {
 
 void order_device() {
   const uint32_t thread = current_thread();
-  fence[thread] = {block, epoch, thread, clocks[thread]++};
+  fence[thread] = {block, epoch, thread, clocks[thread]++, {}};
 }
 
 void races_atomic(void* address, int bytes, uint64_t pc) {
@@ -269,12 +317,13 @@ void races_atomic(void* address, int bytes, uint64_t pc) {
   if (!races_leave()) end_thread();
   access(address, bytes, ATOMIC, pc);
   const int thread = current_thread();
-  std::vector<Told>& here = told_at[reinterpret_cast<uint64_t>(address)];
-  heard[thread].insert(heard[thread].end(), here.begin(), here.end());
+  const auto here = told_at.find(reinterpret_cast<uint64_t>(address));
+  if (here != told_at.end()) heard[thread][here->first] = here->second.size();
   if (fence[thread].block) {
-    here.insert(here.end(), block_heard.begin(), block_heard.end());
-    here.insert(here.end(), heard[thread].begin(), heard[thread].end());
-    here.push_back(fence[thread]);
+    Told one = fence[thread];
+    one.heard = block_heard;
+    join(one.heard, heard[thread]);
+    told_at[reinterpret_cast<uint64_t>(address)].push_back(one);
   }
 }
 

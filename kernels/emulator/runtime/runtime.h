@@ -39,7 +39,6 @@ struct Report {
 enum State : uint32_t { RUNNING, FAILED };
 
 constexpr int MAX_THREADS = 1024, MAX_WARPS = 32;
-constexpr uint64_t MAX_SHARED_BYTES = 227 * 1024;
 
 extern Launch* launch;
 extern Memory* memories;
@@ -59,7 +58,7 @@ bool on_guard_page(const void* address);
 int current_thread();            // its number in the block
 uint64_t current_block();
 Place last_place();              // where the current thread last waited
-char* shared_begin();            // of dynamic shared memory
+Range dynamic_room();            // in which dynamic shared memory lies alone
 bool in_stacks(const void* address);
 bool in_meetings(const void* address);  // in what lanes leave for each other
 

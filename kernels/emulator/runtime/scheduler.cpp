@@ -101,6 +101,7 @@ Place barrier_place;
 Votes votes, result;
 bool failed;
 char *arena, *dynamic;
+Range room;  // of `dynamic`, unmapped pages and all
 #ifdef WITH_UCONTEXT
 ucontext_t scheduler_context;
 #else
@@ -111,13 +112,9 @@ const void* scheduler_bottom;
 size_t scheduler_size;
 #endif
 
-// Dynamic shared memory begins at a multiple of 32, as wmma wants it, and ends at an unmapped page but for a slack,
-// which is looked at after every block; AddressSanitizer knows the end itself.
-#ifdef WITH_ADDRESS
-#define SLACK 0
-#else
+// Dynamic shared memory begins at a multiple of 32, as wmma wants it, and ends at an unmapped page but for this; in
+// descending order, as arrays do, it begins at one.
 #define SLACK (-launch->shared_bytes % 32)
-#endif
 
 uint64_t slot_bytes() { return launch->stack_bytes + page_bytes; }
 
@@ -276,10 +273,10 @@ void report_deadlock() {
 int current_thread() { return current; }
 uint64_t current_block() { return block_index; }
 Place last_place() { return fibers[current].place; }
-char* shared_begin() { return dynamic; }
 int lane() { return current % 32; }
 unsigned lanes_alive() { return warps[current / 32].alive; }
 char* dynamic_shared() { return dynamic; }
+Range dynamic_room() { return room; }
 
 unsigned long long clock() {
   timespec now;
@@ -426,14 +423,17 @@ bool atomic_exchange(void* address, void* expected, const void* value, int bytes
 
 void prepare_worker() {
   const uint64_t stacks = MAX_THREADS * slot_bytes();
-  const uint64_t whole = (MAX_SHARED_BYTES + page_bytes - 1) / page_bytes * page_bytes;
-  arena = static_cast<char*>(mmap(nullptr, stacks + whole + page_bytes, PROT_READ | PROT_WRITE,
+  const uint64_t whole = (launch->shared_bytes + page_bytes) / page_bytes * page_bytes;
+  arena = static_cast<char*>(mmap(nullptr, stacks + whole + 2 * page_bytes, PROT_READ | PROT_WRITE,
                                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
-  mprotect(arena + stacks + whole, page_bytes, PROT_NONE);
-  dynamic = arena + stacks + whole - (launch->shared_bytes + 31) / 32 * 32;
+  char *before = arena + stacks, *first = before + page_bytes, *end = first + whole;
+  mprotect(before, page_bytes, PROT_NONE);
+  mprotect(end, page_bytes, PROT_NONE);
+  dynamic = launch->order == DESCENDING ? first : end - (launch->shared_bytes + SLACK);
+  room = {reinterpret_cast<uint64_t>(before), whole + 2 * page_bytes};
 #ifdef WITH_ADDRESS
-  __asan_poison_memory_region(arena + stacks, dynamic - (arena + stacks));
-  __asan_poison_memory_region(dynamic + launch->shared_bytes, arena + stacks + whole - dynamic - launch->shared_bytes);
+  __asan_poison_memory_region(first, dynamic - first);
+  __asan_poison_memory_region(dynamic + launch->shared_bytes, end - dynamic - launch->shared_bytes);
 #endif
   random_state = launch->seed * 0x9E3779B97F4A7C15ull + 0x1234567;
   gridDim = {launch->grid[0], launch->grid[1], launch->grid[2]};
