@@ -260,9 +260,10 @@ def _locked(key: str) -> Iterator[None]:
 
 
 def _prune() -> None:
-    """Remove the programs that have not been used for longest, down to KEPT."""
-    entries = [path for path in cache_folder().iterdir() if (path / "program.json").exists()]
-    if len(entries) <= KEPT:
-        return
-    for path in sorted(entries, key=lambda path: path.stat().st_mtime)[: len(entries) - KEPT]:
+    """Remove the programs that have not been used for longest, down to KEPT; other processes may be at it too."""
+    used = []
+    for program in cache_folder().glob("*/program.json"):
+        with contextlib.suppress(FileNotFoundError):
+            used.append((program.parent.stat().st_mtime, program.parent))
+    for _, path in sorted(used)[: max(0, len(used) - KEPT)]:
         shutil.rmtree(path, ignore_errors=True)

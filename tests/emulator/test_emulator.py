@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -394,6 +395,8 @@ def test_an_address_sanitizer_sees_the_end_of_shared_memory():
             )
         with pytest.raises(KernelError, match="AddressSanitizer: use-after-poison"):
             kernel("extern __shared__ float s[];\ns[n] = x[0];\ny[0] = s[n];")((1,), (1,), (x, y, n), shared_mem=132)
+        with pytest.raises(KernelError, match="AddressSanitizer: use-after-poison"):
+            kernel("extern __shared__ float s[];\ns[-1] = x[0];\ny[0] = s[0];")((1,), (1,), (x, y, n), shared_mem=132)
 
 
 def test_a_worker_that_is_killed_is_an_error():
@@ -621,6 +624,16 @@ def test_programs_that_are_not_used_go(folder, monkeypatch):
     monkeypatch.setattr(build, "_compile", lambda *_: pytest.fail("what was used lately is gone"))
     kernel("y[0] = 1;", "float* y")((1,), (1,), (y,))
     monkeypatch.setattr(build, "_compile", before)
+
+
+def test_several_remove_programs_at_once(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(build, "KEPT", 10)
+    for name in map(str, range(400)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "program.json").touch()
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: build._prune(), range(8)))
+    assert len(list(tmp_path.glob("*/program.json"))) == 10
 
 
 # Machines -------------------------------------------------------------------------------------------------------------

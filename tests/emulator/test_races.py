@@ -86,7 +86,8 @@ RACES = {
         ("shared", 7, 8),
     ),
     "halves of a word that another thread wrote": (
-        "if (threadIdx.x == 0) y[blockIdx.x] = 1;\nif (threadIdx.x == 1) reinterpret_cast<short*>(y + blockIdx.x)[1] = 2;",
+        "if (threadIdx.x == 0 && blockIdx.x == 0) y[0] = 1;\n"
+        "if (threadIdx.x == 1 && blockIdx.x == 0) reinterpret_cast<short*>(y)[1] = 2;",
         ("global", 2, 3),
     ),
     "a write between others' atomic operations": (
@@ -142,6 +143,10 @@ FINE = {
     "every thread's fence and atomic operation": "__shared__ bool last;\nconst int t = threadIdx.x;\n"
     "y[1 + blockIdx.x * 128 + t] = t;\n__threadfence();\n"
     "const bool all = atomicAdd(y, 1) == gridDim.x * 128 - 1;\nif (all) y[2000] = y[1 + t] + y[200] + y[300];",
+    "news by way of a third block's one thread": "if (threadIdx.x) return;\n"
+    "if (blockIdx.x == 0) {\n  y[10] = 1;\n  __threadfence();\n  atomicAdd(y, 1);\n}\n"
+    "if (blockIdx.x == 1 && atomicAdd(y, 0)) {\n  __threadfence();\n  atomicAdd(y + 1, 1);\n}\n"
+    "if (blockIdx.x == 2 && atomicAdd(y + 1, 0)) y[11] = y[10];",
     "a constant table": "static const int table[4] = {1, 2, 3, 4};\ny[blockIdx.x * 128 + threadIdx.x] = table[threadIdx.x % 4];",
     "locals": "int own[40];\nfor (int i = 0; i < 40; i++) own[i] = i * threadIdx.x;\n"
     "y[blockIdx.x * 128 + threadIdx.x] = own[threadIdx.x % 40];",
