@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import importlib
 import sys
 from collections.abc import Iterator, Sequence
 from functools import cache
@@ -143,6 +144,15 @@ def empty(shape: Sequence[int], dtype: str, layout: str, library: str, place: tu
     else:
         array = np.empty(n_first, dtype)
     return permuted(array, (0, 3, 1, 2)) if last else array
+
+
+def scratch(elements: int, dtype: str, library: str, device: str) -> Array:
+    """An uninitialised array on the current device, from the library's pool; of bfloat16 as a kernel is given it."""
+    if library == "torch":
+        import torch
+
+        return torch.empty(elements, dtype=getattr(torch, dtype), device=device)
+    return importlib.import_module(library).empty(elements, "int16" if dtype == "bfloat16" else dtype)
 
 
 def view(array: Array, library: str) -> Array:

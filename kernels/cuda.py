@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
@@ -22,7 +22,7 @@ from . import emulator
 from .emulator import CompileError
 from .problem import PADDING_MODES, ConvProblem
 from .source import declaration, inlined, masked
-from .strategy import Launch, Strategy
+from .strategy import StagedStrategy
 
 SHARED_BYTES = 48 * 1024  # of shared memory, which every GPU gives a block that does not ask for more
 C_TYPES = {"float64": "double", "float32": "float", "float16": "__half", "bfloat16": "__nv_bfloat16"}
@@ -105,6 +105,8 @@ class Kernel:
     grid, block   in blocks, in threads
     scalars       every parameter that is not a pointer: name -> number, or for a struct name -> {field: number or dict}
     shared_bytes  dynamic shared memory of a block
+    stage         the stage of the strategy that it belongs to
+    renamed       a pointer's name -> the array's name in the strategy, where it is another
     """
 
     source: str
@@ -113,6 +115,12 @@ class Kernel:
     block: tuple[int, ...]
     scalars: Mapping[str, Any] = field(hash=False)
     shared_bytes: int = 0
+    stage: str = "kernel"
+    renamed: Mapping[str, str] = field(default_factory=dict, hash=False)
+
+    def arrays(self) -> dict[str, str]:
+        declared = parameters(source_text(self.source, self.name), self.name)
+        return {name: self.renamed.get(name, name) for name, c_type in declared.items() if isinstance(c_type, str)}
 
     def binder(self) -> Callable[[Mapping[str, Any]], tuple[Any, ...]]:
         """A function: {pointer's name: array, or None for a null pointer} -> every argument, in the declared order.
@@ -222,13 +230,12 @@ def _function(text: str, name: str, device: int) -> Any:
 # Strategies -----------------------------------------------------------------------------------------------------------
 
 
-class CudaStrategy(Strategy):
-    """A strategy whose kernels are CUDA C.  A subclass states them in `kernels`, which `prepare` launches."""
+class CudaStrategy(StagedStrategy):
+    """A strategy whose kernels are CUDA C: its steps are `Kernel`s, and calls of a library between them."""
 
     devices = ("cuda",)
     interpreted = True
     library = "cupy"
-    null: ClassVar[tuple[str, ...]] = ()  # pointers that are null where the problem has no such array
 
     def library_on(self, device: str) -> str:
         return "numpy" if device == "cpu" else self.library
@@ -246,20 +253,8 @@ class CudaStrategy(Strategy):
         return []
 
     def kernels(self, problem: Any, **config: Any) -> list[Kernel]:
-        """Every kernel that a launch launches, in order."""
-        raise NotImplementedError
-
-    def prepare(self, problem: Any, device: str, **config: Any) -> Launch:
-        """The launch of a strategy with one kernel, whose pointers have the names of the problem's arrays."""
-        (kernel,) = self.kernels(problem, **config)
-        launch = kernel.load(device)
-        names = (*problem.inputs(), *problem.outputs())
-        absent = dict.fromkeys(name for name in self.null if name not in names)
-
-        def run(inputs: Any, outputs: Any) -> None:
-            launch(**dict(zip(names, (*inputs, *outputs), strict=True)), **absent)
-
-        return Launch.of(run)
+        """Those of its steps that are kernels of ours."""
+        return [step for step in self.steps(problem, **config) if isinstance(step, Kernel)]
 
 
 def conv2d_struct(problem: ConvProblem) -> dict[str, Any]:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
-from .problem import Problem
+from .arrays import scratch
+from .problem import DTYPES, Problem
 
 STRATEGIES = (  # the folder's name, then the strategy's; in the order in which tables show them
     "conv.torch",
@@ -156,6 +157,65 @@ class Strategy:
 
     def __repr__(self) -> str:
         return f"<strategy {self.name}: {', '.join(self.operations)}>"
+
+
+class Step(Protocol):
+    """One launch of a staged strategy, but for its arrays: a kernel's, or a library's.
+
+    stage  the stage that it belongs to
+    """
+
+    @property
+    def stage(self) -> str: ...
+
+    def arrays(self) -> Mapping[str, str]:
+        """What it takes: its parameter -> the array's name, among inputs, outputs and workspace."""
+        ...
+
+    def load(self, device: str) -> Callable[..., Any]:
+        """Compile for "cuda" or "cpu": a function of the arrays, by parameter; None for one that there is not."""
+        ...
+
+
+class StagedStrategy(Strategy):
+    """A strategy that states its launches: a subclass sets `steps`, and `workspace` where they share arrays.
+
+    null  arrays that steps take where the problem has them: "b"
+    """
+
+    null: ClassVar[tuple[str, ...]] = ()
+
+    def steps(self, problem: Any, **config: Any) -> Sequence[Step]:
+        """Every launch in order, with one of `configs(problem)`, by default the first."""
+        raise NotImplementedError
+
+    def workspace(self, problem: Any, **config: Any) -> dict[str, tuple[int, str]]:
+        """The arrays beside inputs and outputs that the steps share: name -> (elements, dtype)."""
+        return {}
+
+    def workspace_bytes(self, problem: Any) -> int:
+        return sum(elements * DTYPES[dtype] for elements, dtype in self.workspace(problem).values())
+
+    def prepare(self, problem: Any, device: str, **config: Any) -> Launch:
+        names = (*problem.inputs(), *problem.outputs())
+        workspace, library = self.workspace(problem, **config), self.library_on(device)
+        known = {*names, *workspace, *self.null}
+
+        def stage(step: Step) -> Stage:
+            run, wanted = step.load(device), dict(step.arrays())
+            if not known.issuperset(wanted.values()):
+                raise TypeError(f"{self.name}: {step.stage} takes {sorted(wanted.values())} of {sorted(known)}")
+
+            def launch(inputs: Arrays, outputs: Arrays, shared: Mapping[str, Any]) -> None:
+                arrays = {**dict(zip(names, (*inputs, *outputs), strict=True)), **shared}
+                run(**{parameter: arrays.get(name) for parameter, name in wanted.items()})
+
+            return launch
+
+        return Launch(
+            tuple((step.stage, stage(step)) for step in self.steps(problem, **config)),
+            lambda: {name: scratch(*array, library, device) for name, array in workspace.items()},
+        )
 
 
 class Missing(Strategy):

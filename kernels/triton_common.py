@@ -7,8 +7,8 @@ What the compiler must know of them to move 16 bytes at a time, it is told by a 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
@@ -21,7 +21,7 @@ from triton.compiler import ASTSource
 
 from .arrays import has_gpu
 from .problem import DTYPES, Problem
-from .strategy import Launch, Strategy
+from .strategy import StagedStrategy
 
 TYPES = {"float64": "fp64", "float32": "fp32", "float16": "fp16", "bfloat16": "bf16", "int64": "i64"}  # in Triton
 PROGRAMS = 132  # enough to give work to every multiprocessor of an H100 or H200 (an A100 has 108)
@@ -31,9 +31,11 @@ PROGRAMS = 132  # enough to give work to every multiprocessor of an H100 or H200
 class Plan:
     """One launch of a Triton kernel: all but the arrays.  It compiles for any GPU without one, and it launches.
 
-    pointers   the kernel's array parameters by name, with their dtypes, in the order in which a launch is given them
+    pointers   the kernel's array parameters by name, with their dtypes
     arguments  all its other parameters by name: integers at run time, anything at compile time, and None for an array
                that the problem does not have
+    stage      the stage of the strategy that it belongs to
+    renamed    a parameter's name -> the array's name in the strategy, where it is another
     """
 
     kernel: Any
@@ -42,17 +44,25 @@ class Plan:
     arguments: dict[str, Any]
     num_warps: int
     num_stages: int = 1
+    stage: str = "kernel"
+    renamed: dict[str, str] = field(default_factory=dict)
+
+    def arrays(self) -> dict[str, str]:
+        return {name: self.renamed.get(name, name) for name in self.pointers}
+
+    def load(self, device: str) -> Callable[..., None]:
+        self.warm_up()
+        return self
 
     @property
     def options(self) -> dict[str, int]:
         """What Triton's compiler is told besides the arguments."""
         return {"num_warps": self.num_warps, "num_stages": self.num_stages}
 
-    def __call__(self, *arrays: torch.Tensor) -> None:
+    def __call__(self, **arrays: torch.Tensor) -> None:
         """Launch on the arrays' device and torch's current stream; on host arrays, interpret."""
-        given = dict(zip(self.pointers, arrays, strict=True))
         with np.errstate(all="ignore"):  # the interpreter's NumPy would warn of what a GPU does silently
-            self.kernel[self.grid](**given, **self.arguments, **self.options)
+            self.kernel[self.grid](**arrays, **self.arguments, **self.options)
 
     def warm_up(self) -> Any:
         """Compile for the current device what a launch will need: Triton's CompiledKernel; None where it interprets."""
@@ -78,8 +88,8 @@ class Plan:
         return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=self.options)
 
 
-class TritonStrategy(Strategy):
-    """One Triton kernel on torch tensors: a subclass says by `plan` how a problem is launched."""
+class TritonStrategy(StagedStrategy):
+    """A strategy whose kernels are Triton's, on torch tensors: its steps are `Plan`s."""
 
     devices: ClassVar = ("cuda",)
     interpreted: ClassVar = True
@@ -90,14 +100,12 @@ class TritonStrategy(Strategy):
             return ["Its kernels were compiled for the GPU that this process sees; host arrays need the interpreter."]
         return []
 
-    def plan(self, problem: Any, **config: int) -> Plan:
-        """The launch that computes `problem`, with the tiles of one of `configs(problem)`, by default the first."""
-        raise NotImplementedError
+    def steps(self, problem: Any, **config: Any) -> list[Plan]:
+        return [self.plan(problem, **config)]
 
-    def prepare(self, problem: Any, device: str, **config: int) -> Launch:
-        plan = self.plan(problem, **config)
-        plan.warm_up()
-        return Launch.of(lambda inputs, outputs: plan(*inputs, *outputs))
+    def plan(self, problem: Any, **config: Any) -> Plan:
+        """The launch of a strategy that has one."""
+        raise NotImplementedError
 
 
 def pointers(problem: Problem) -> dict[str, str]:

@@ -80,13 +80,14 @@ def lines(text):
 
 
 def plans(line):
-    """(strategy, configuration, plan) of a line in every configuration, the default first."""
+    """(strategy, configuration, plan) of every launch of a line in every configuration, the default first."""
     from gpucnn.kernels.problem import parse
     from gpucnn.kernels.strategy import load
 
     entry, _, problem = line.partition(" ")
     strategy, problem = load(entry), parse(problem)
-    return [(strategy, config, strategy.plan(problem, **config)) for config in strategy.configs(problem)]
+    configs = strategy.configs(problem)
+    return [(strategy, config, plan) for config in configs for plan in strategy.steps(problem, **config)]
 
 
 def load_bytes(ptx):
@@ -150,9 +151,10 @@ def launched_differently(capability):
     driver.set_active(Driver(capability))
     different = []
     for line in lines(LAUNCHED):
-        _, _, plan = plans(line)[0]
-        if plan.warm_up().asm["ptx"] != plan.compile(capability).asm["ptx"]:
-            different.append(line)
+        default = plans(line)[0][1]
+        for plan in (plan for _, config, plan in plans(line) if config == default):
+            if plan.warm_up().asm["ptx"] != plan.compile(capability).asm["ptx"]:
+                different.append(line)
     return different
 
 

@@ -185,7 +185,7 @@ class CupyDirect(CudaStrategy):
     def configs(self, problem: ConvProblem) -> list[dict[str, Any]]:
         return [{"tile": list(plan.tile)} for plan in plans(problem)]
 
-    def kernels(self, problem: ConvProblem, **config: Any) -> list[Kernel]:
+    def steps(self, problem: ConvProblem, **config: Any) -> list[Kernel]:
         best = plan(problem, Tile(*config["tile"])) if config else plans(problem)[0]
         if best is None:
             raise ValueError(f"tile is {config['tile']}, which does not fit into shared memory for {problem}")

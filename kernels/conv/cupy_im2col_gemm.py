@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,9 +31,9 @@ import numpy as np
 
 from .. import emulator
 from ..arrays import span
-from ..cuda import ARRAY_DTYPES, C_TYPES, CudaStrategy, Kernel, conv2d_struct, conv2d_too_large, instance
+from ..cuda import C_TYPES, CudaStrategy, Kernel, conv2d_struct, conv2d_too_large, instance
 from ..problem import DTYPES, ConvProblem
-from ..strategy import Budget, Launch
+from ..strategy import Budget, Step
 
 SOURCE = "conv/cupy_im2col_gemm.cu"
 WORKSPACE_LIMIT = 1 << 30  # bytes
@@ -201,6 +201,7 @@ def im2col_kernel(problem: ConvProblem, cut: Cut) -> Kernel:
         grid=grid(cut.images * cut.pixels * problem.c),
         block=(THREADS,),
         scalars={"conv": conv2d_struct(problem), "cut": dataclasses.asdict(cut)},
+        stage="im2col",
     )
 
 
@@ -227,13 +228,41 @@ def epilogue_kernel(problem: ConvProblem, cut: Cut) -> Kernel:
             "width": width,
             "K": p.k,
         },
+        stage="epilogue",
+        renamed={} if needs_sums(p) else {"sums": "y"},
     )
+
+
+@dataclass(frozen=True)
+class Gemm:
+    """A cut's matrix products as a step."""
+
+    problem: ConvProblem
+    cut: Cut
+    stage: str = "gemm"
+
+    def arrays(self) -> dict[str, str]:
+        return {
+            "columns": "columns" if needs_columns(self.problem) else "x",
+            "w": "w",
+            "sums": "sums" if needs_sums(self.problem) else "y",
+        }
+
+    def load(self, device: str) -> Callable[..., None]:
+        (_, cublas), product = _library(device), products(self.problem, self.cut)
+
+        def run(**arrays: Any) -> None:
+            with pinned_math(cublas, device) as handle:
+                product.run(cublas, handle, self.problem, arrays)
+
+        return run
 
 
 class CupyIm2colGemm(CudaStrategy):
     name = "cupy_im2col_gemm"
     operations = ("conv2d",)
     stages = ("im2col", "gemm", "epilogue")
+    null = ("b",)
     budget = Budget(shared_bytes=0)
 
     def lacks(self, device: str) -> list[str]:
@@ -251,54 +280,22 @@ class CupyIm2colGemm(CudaStrategy):
             reasons.append(f"One output's window takes {pixel_bytes(problem)} bytes; it allows {WORKSPACE_LIMIT}.")
         return reasons
 
-    def workspace_bytes(self, problem: ConvProblem) -> int:
-        return max((cut.images * cut.pixels for cut in cuts(problem)), default=0) * pixel_bytes(problem)
+    def workspace(self, problem: ConvProblem, **config: Any) -> dict[str, tuple[int, str]]:
+        p, pixels = problem, max((cut.images * cut.pixels for cut in cuts(problem)), default=0)
+        columns = {"columns": (pixels * p.c * p.r * p.s, p.dtype)} if needs_columns(p) else {}
+        return {**columns, "sums": (pixels * p.k, "float32")} if needs_sums(p) else columns
 
-    def kernels(self, problem: ConvProblem, **config: Any) -> list[Kernel]:
-        """Without cuBLAS's own."""
-        makers = [im2col_kernel] * needs_columns(problem) + [epilogue_kernel] * needs_epilogue(problem)
-        return [make(problem, cut) for cut in cuts(problem) for make in makers]
-
-    def prepare(self, problem: ConvProblem, device: str, **config: Any) -> Launch:
+    def steps(self, problem: ConvProblem, **config: Any) -> list[Step]:
         """Its stages repeat where the batch is cut."""
-        xp, cublas = _library(device)
-        stages = [stage for cut in cuts(problem) for stage in self._round(problem, device, cut, cublas)]
-        pixels = self.workspace_bytes(problem) // max(1, pixel_bytes(problem))
+        return [step for cut in cuts(problem) for step in self._round(problem, cut)]
 
-        def allocate() -> dict[str, Any]:
-            workspace = {}
-            if needs_columns(problem):
-                elements = pixels * problem.c * problem.r * problem.s
-                workspace["columns"] = xp.empty(elements, ARRAY_DTYPES[problem.dtype])
-            if needs_sums(problem):
-                workspace["sums"] = xp.empty(pixels * problem.k, "float32")
-            return workspace
-
-        return Launch(tuple(stages), allocate)
-
-    def _round(self, problem: ConvProblem, device: str, cut: Cut, cublas: Any) -> Iterator[tuple[str, Any]]:
-        """The stages of one cut."""
+    def _round(self, problem: ConvProblem, cut: Cut) -> Iterator[Step]:
+        """The steps of one cut."""
         if needs_columns(problem):
-            copy = im2col_kernel(problem, cut).load(device)
-            yield "im2col", lambda inputs, _, workspace: copy(x=inputs[0], columns=workspace["columns"])
-
-        product = products(problem, cut)
-
-        def gemm(inputs: Any, outputs: Any, workspace: Any) -> None:
-            arrays = {"columns": inputs[0], "w": inputs[1], "sums": outputs[0], **workspace}
-            with pinned_math(cublas, device) as handle:
-                product.run(cublas, handle, problem, arrays)
-
-        yield "gemm", gemm
-
+            yield im2col_kernel(problem, cut)
+        yield Gemm(problem, cut)
         if needs_epilogue(problem):
-            finish = epilogue_kernel(problem, cut).load(device)
-
-            def epilogue(inputs: Any, outputs: Any, workspace: Any) -> None:
-                b = inputs[2] if problem.bias else None
-                finish(sums=workspace.get("sums", outputs[0]), b=b, y=outputs[0])
-
-            yield "epilogue", epilogue
+            yield epilogue_kernel(problem, cut)
 
 
 def _library(device: str) -> tuple[Any, Any]:

@@ -31,7 +31,7 @@ class CupyMaxPool(CudaStrategy):
         sizes = {"an image of x": p.c * p.h * p.w, "an image of y": p.c * p.p * p.q, "N*C": p.n * p.c}
         return too_large(sizes)
 
-    def kernels(self, problem: PoolProblem | AdaptivePoolProblem, **config: Any) -> list[Kernel]:
+    def steps(self, problem: PoolProblem | AdaptivePoolProblem, **config: Any) -> list[Kernel]:
         p, last = problem, problem.layout == "channels_last"
         adaptive = isinstance(p, AdaptivePoolProblem)
         window = (0,) * 8 if isinstance(p, AdaptivePoolProblem) else (p.r, p.s, *p.stride, *p.padding, *p.dilation)

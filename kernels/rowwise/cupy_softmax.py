@@ -37,7 +37,7 @@ class CupySoftmax(CudaStrategy):
         outer, _, inner = _folded(problem)
         return [f"It takes fewer than 2^31 rows, and this problem has {outer * inner}."] * (outer * inner >= 2**31)
 
-    def kernels(self, problem: SoftmaxProblem, **config: Any) -> list[Kernel]:
+    def steps(self, problem: SoftmaxProblem, **config: Any) -> list[Kernel]:
         outer, length, inner = _folded(problem)
         types = C_TYPES[problem.dtype], problem.op == "log_softmax"
         if inner > 1:

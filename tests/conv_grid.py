@@ -1,0 +1,142 @@
+"""Convolution problems for every strategy: values of each parameter, in problems that meet every pair of them.
+
+Faults of index arithmetic are mostly of two parameters that meet: a dilation in a circular padding, a stride in a
+window that hangs over the end.  So each grid is chosen, by a greedy search with a fixed seed, such that every two
+values of two parameters stand together in some problem, where any problem has them both; and goes on, choosing what has
+stood together least often, until it has COUNT problems.  Sizes are small and odd ones among them: a tile of any kernel
+hangs over every edge, and the interpreter and the emulator take tenths of a second.  All are exact on small integers.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from gpucnn.kernels.problem import PADDING_MODES, ConvProblem, ProblemError, output_size, parse, window_extent
+
+COUNT = 300
+MOST_FLOPS = 3e6  # of a problem, for the emulator's and the interpreter's sake
+CANDIDATES = 12  # problems drawn, of which the one that brings the most is kept
+
+# What kernels are compiled anew for, in ten combinations: types, layouts, bias and ReLU, which keeps integers.
+FLAVOURS = (
+    "",
+    "--layout=channels_last --bias",
+    "--bias --activation=relu",
+    "--dtype=float64 --layout=channels_last",
+    "--dtype=float16",
+    "--dtype=float16 --layout=channels_last --bias --activation=relu",
+    "--dtype=bfloat16 --bias --activation=relu",
+    "--dtype=bfloat16 --layout=channels_last",
+    "--allow-tf32 --bias",
+    "--allow-tf32 --layout=channels_last --activation=relu",
+)
+WINDOWS = ((1, 1), (2, 2), (3, 3), (4, 3), (5, 5), (7, 7), (11, 11), (1, 7), (7, 1))
+STRIDES = ((1, 1), (2, 2), (1, 2), (3, 1))
+DILATIONS = ((1, 1), (2, 2), (1, 3))
+PADDINGS = ("valid", "same", "causal", "uneven", "beyond")
+SIZES = ((5, 5), (8, 8), (7, 12), (13, 6), (16, 17), (1, 19))
+
+Space = Mapping[str, tuple[Any, ...]]
+
+ANY: Space = {
+    "flavour": FLAVOURS,
+    "n": (1, 2, 3),
+    "channels": (1, 3, 5, 16, 17),  # of a group
+    "filters": (1, 2, 8, 17, 33),  # of a group
+    "groups": (1, 2, 3),
+    "size": SIZES,
+    "window": WINDOWS,
+    "stride": STRIDES,
+    "dilation": DILATIONS,
+    "padding": PADDINGS,
+    "mode": PADDING_MODES,
+}
+DEPTHWISE: Space = {**ANY, "channels": (1,), "filters": (1, 2, 3), "groups": (1, 3, 5, 8, 17, 33, 64)}
+STEM: Space = {**ANY, "channels": (1, 2, 3, 4), "filters": (1, 8, 17, 33, 64, 65), "groups": (1,)}
+DENSE: Space = {**ANY, "stride": ((1, 1),), "dilation": ((1, 1),)}
+MINIMAL: Space = {**ANY, "window": ((3, 3),), "stride": ((1, 1),), "dilation": ((1, 1),)}
+
+
+def sides(padding: str, window: tuple[int, int], dilation: tuple[int, int]) -> list[tuple[int, int]]:
+    """[(top, bottom), (left, right)] of a kind of padding."""
+    reach = [window_extent(taps, apart) - 1 for taps, apart in zip(window, dilation, strict=True)]
+    kinds = {
+        "valid": [(0, 0), (0, 0)],
+        "same": [(total // 2, total - total // 2) for total in reach],
+        "causal": [(0, 0), (reach[1], 0)],
+        "uneven": [(1, 0), (0, 2)],
+        "beyond": [(total + 1, total + 1) for total in reach],  # windows wholly in the padding
+    }
+    return kinds[padding]
+
+
+def problem(values: Mapping[str, Any]) -> ConvProblem | None:
+    """The problem of one value for each parameter; None where there is no such."""
+    window, stride, dilation = values["window"], values["stride"], values["dilation"]
+    around = sides(values["padding"], window, dilation)
+    p, q = (
+        output_size(size, taps, step, *side, apart)
+        for size, taps, step, side, apart in zip(values["size"], window, stride, around, dilation, strict=True)
+    )
+    if p < 1 or q < 1 or not all(map(reads, (p, q), values["size"], window, stride, around, dilation)):
+        return None
+    flavour = parse(f"{values['flavour']} mb1ic1ih1oc1kh1")
+    try:
+        found = flavour.replace(
+            n=values["n"], c=values["channels"] * values["groups"], k=values["filters"] * values["groups"],
+            groups=values["groups"], h=values["size"][0], w=values["size"][1], p=p, q=q, r=window[0], s=window[1],
+            stride=stride, dilation=dilation, padding=(around[0][0], around[1][0]), padding_mode=values["mode"],
+            padding_value=2.0 if values["mode"] == "constant" else 0.0,
+        )  # fmt: skip
+    except ProblemError:
+        return None
+    return found if found.flops() <= MOST_FLOPS else None
+
+
+def reads(outputs: int, size: int, taps: int, step: int, around: tuple[int, int], apart: int) -> bool:
+    """Whether some tap along an axis meets an input, and not the padding alone."""
+    return any(0 <= o * step - around[0] + tap * apart < size for o in range(outputs) for tap in range(taps))
+
+
+def pairs(values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+    """Every two of the values, with their parameters."""
+    return list(itertools.combinations(sorted(values.items()), 2))
+
+
+def drawn(space: Space, rng: np.random.Generator) -> tuple[dict[str, Any], ConvProblem]:
+    """A random problem of a space."""
+    while True:
+        values = {name: choices[rng.integers(len(choices))] for name, choices in space.items()}
+        found = problem(values)
+        if found is not None:
+            return values, found
+
+
+def covering(space: Space, count: int = COUNT) -> list[ConvProblem]:
+    """`count` different problems of a space, in which pairs of values stand as evenly as they can."""
+    return [found for _, found in chosen(tuple(space.items()), count)]
+
+
+@cache
+def chosen(space: tuple[tuple[str, tuple[Any, ...]], ...], count: int) -> list[tuple[dict[str, Any], ConvProblem]]:
+    """The values of `covering`'s problems, and the problems."""
+    rng, seen = np.random.default_rng(0), Counter[Any]()
+    found: dict[ConvProblem, dict[str, Any]] = {}
+    while len(found) < count:
+        candidates = [drawn(dict(space), rng) for _ in range(CANDIDATES)]
+        values, best = max(candidates, key=lambda candidate: sum(0.1 ** seen[pair] for pair in pairs(candidate[0])))
+        if best not in found:
+            found[best] = values
+            seen.update(pairs(values))
+    return [(values, one) for one, values in found.items()]
+
+
+def in_float32(space: Space) -> Space:
+    """The part of a space that NumPy computes: it has no TF32, and 16-bit numbers are slow there."""
+    return {**space, "flavour": tuple(flavour for flavour in FLAVOURS if "16" not in flavour and "tf32" not in flavour)}
