@@ -8,7 +8,8 @@ conversions.  bfloat16 is its 16 bits, as int16, in libraries that have no such 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -147,3 +148,11 @@ class Subject:
         """Launch once, which is what is timed; returns the arrays that hold the result."""
         launch = self._made_of[-1]
         return launch(*self._arguments)
+
+    def stages(self) -> list[tuple[str, Callable[[], Any]]]:
+        """A launch's stages, where it has several: name, and what runs it; in order, any number of times."""
+        launch, (inputs, outputs) = self._made_of[-1], self._arguments
+        if len({name for name, _ in launch.stages}) == 1:
+            return []
+        workspace = launch.allocate()
+        return [(name, partial(stage, inputs, outputs, workspace)) for name, stage in launch.stages]

@@ -26,7 +26,7 @@ from . import UsageError
 if TYPE_CHECKING:
     import pandas as pd
 
-SCHEMA = 1
+SCHEMA = 2
 VERDICTS = ("PASSED", "FAILED", "SKIPPED", "UNSUPPORTED", "MISTRUSTED")
 FAULTS = ("FAILED", "MISTRUSTED")
 
@@ -48,11 +48,15 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class Timing:
-    """Raw samples in microseconds.  `method`: "host", "graph" (CUDA graph replay) or "events" (eager launches)."""
+    """Raw samples in microseconds.  `method`: "host", "graph" (CUDA graph replay) or "events" (eager launches).
+
+    stages_us  where a launch has several stages: of each of them, run one after the other on caches that were cold
+    """
 
     method: str
     cold_us: tuple[float, ...]
     warm_us: tuple[float, ...]
+    stages_us: dict[str, tuple[float, ...]]
 
 
 @dataclass(frozen=True)
@@ -92,7 +96,10 @@ class Provenance:
 
 @dataclass(frozen=True)
 class Record:
-    """One strategy on one problem.  Only PASSED has a timing; only what was computed has an accuracy."""
+    """One strategy on one problem.  Only PASSED has a timing; only what was computed has an accuracy.
+
+    algorithm  what the vendor's library ran, where that can be known
+    """
 
     schema: int
     problem: str
@@ -104,6 +111,7 @@ class Record:
     seed: int
     verdict: str
     message: str
+    algorithm: str | None
     accuracy: Accuracy | None
     timing: Timing | None
     work: Work
@@ -239,8 +247,8 @@ def load(path: str | Path) -> pd.DataFrame:
     """A file of records as a table, one row a record.  Raises UsageError.
 
     Columns: those of `Record`, `Accuracy`, `Timing`, `Work` and `Provenance`; of the cold samples `time_us` (their
-    median), `q1_us`, `q3_us` and `n`; of the warm ones `warm_time_us`; and `label`, the problem's name, or else its
-    shortest text.  What a record does not have is missing there.
+    median), `q1_us`, `q3_us` and `n`; of the warm ones `warm_time_us`; of the stages' `stage_times_us`, a dict of
+    medians; and `label`, the problem's name, or else its shortest text.  What a record does not have is missing there.
     """
     return frame(read(Path(path)))
 
@@ -265,6 +273,7 @@ def _row(record: Record) -> dict[str, Any]:
         "q3_us": q3_us,
         "n": len(cold_us),
         "warm_time_us": quartiles(warm_us)[1],
+        "stage_times_us": {name: quartiles(samples)[1] for name, samples in (row["stages_us"] or {}).items()},
     }
 
 

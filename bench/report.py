@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -23,14 +24,17 @@ if TYPE_CHECKING:
     import pandas as pd
 
 VENDOR = "torch"
+MULTIPLYING = ("conv2d", "linear")  # of which FLOP/s say something
 CSV_COLUMNS = (
     *("problem", "label", "operation", "dtype", "layout", "strategy", "verdict", "device", "hardware", "threads"),
     *(
+        "algorithm",
         "time_us",
         "q1_us",
         "q3_us",
         "n",
         "warm_time_us",
+        "stage_times_us",
         "method",
         "floor_us",
         "error",
@@ -43,7 +47,8 @@ CSV_COLUMNS = (
 )
 LEGEND = (
     "Best of a row: * or bold.  Floor: the larger of bytes / bandwidth and flops / rate, as measured here.  "
-    "Error: largest |error| over largest |output|, against float64.  A mean is over the problems that both passed."
+    "Error: largest |error| over largest |output|, against float64.  A mean is over the problems that both passed.  "
+    "FLOP/s: geometric means; effective counts the textbook's FLOPs, executed those that a strategy executes."
 )
 BUSY = 1.5  # load average per thread from which on others' work is in the times
 METHODS = {"host": "wall clock", "graph": "CUDA graph replay", "events": "eager launches"}
@@ -109,7 +114,8 @@ def grids(records: pd.DataFrame) -> list[Grid]:
 
 def _grid(records: Sequence[Row]) -> Grid:
     known = [entry.split(".")[1] for entry in STRATEGIES]
-    names = sorted({row["strategy"] for row in records}, key=lambda name: [*known, name].index(name))
+    tried = {row["strategy"] for row in records if row["verdict"] != "UNSUPPORTED"}
+    names = sorted(tried, key=lambda name: [*known, name].index(name))
     lines: dict[str, dict[str, Row]] = {}
     for row in records:
         lines.setdefault(row["problem"], {})[row["strategy"]] = row
@@ -119,8 +125,7 @@ def _grid(records: Sequence[Row]) -> Grid:
     columns += [("best", "error")]
     columns += [("vs", VENDOR), (VENDOR, "error")] if compared else []
     rows = [_cells(line, names, us, compared) for line in lines.values()]
-    if compared:
-        rows.append(_means(list(lines.values()), names, len(columns)))
+    rows += [_padded(row, len(columns)) for row in _totals(list(lines.values()), names, compared)]
     first = records[0]
     return Grid(
         title=" ".join([first["operation"], first["dtype"], *_unless(first["layout"], "contiguous")]),
@@ -177,14 +182,48 @@ def _compared(row: Row) -> bool:
     return row["checked"] == row["checked"] and row["checked"] is not None
 
 
-def _means(lines: Sequence[Mapping[str, Row]], names: Sequence[str], width: int) -> tuple[Cell, ...]:
-    """The last row: how many times as fast as the vendor each strategy is, on the problems that both passed."""
-    cells = [Cell(f"geometric mean vs {VENDOR}")]
-    times = [{row["strategy"]: row["time_us"] for row in _passed(line)} for line in lines]
-    for name in names:
-        ratios = [time[VENDOR] / time[name] for time in times if VENDOR in time and name in time]
-        cells.append(Cell(f"{figures(statistics.geometric_mean(ratios))}×" if ratios else ""))
+def _padded(cells: Sequence[Cell], width: int) -> tuple[Cell, ...]:
     return (*cells, *[Cell("")] * (width - len(cells)))
+
+
+def _totals(lines: Sequence[Mapping[str, Row]], names: Sequence[str], compared: bool) -> Iterator[list[Cell]]:
+    """The last rows, of each strategy over all problems that it passed."""
+    passed = {name: [line[name] for line in lines if name in line and _passed({name: line[name]})] for name in names}
+
+    def total(heading: str, values: Iterable[float | None], show: Callable[[float], str] = figures) -> list[Cell]:
+        return [Cell(heading), *(Cell("" if value is None else show(value)) for value in values)]
+
+    if compared:
+        times = [{row["strategy"]: row["time_us"] for row in _passed(line)} for line in lines]
+        ratios = ([time[VENDOR] / time[name] for time in times if {VENDOR, name} <= time.keys()] for name in names)
+        yield total(f"geometric mean vs {VENDOR}", map(_mean, ratios), lambda mean: f"{figures(mean)}×")
+    if len(lines) > 1 and any(passed.values()):
+        yield total(
+            "largest error", (max((row["error"] for row in rows), default=None) for rows in passed.values()), order
+        )
+    if any(row["workspace_bytes"] for rows in passed.values() for row in rows):
+        most = (max((row["workspace_bytes"] for row in rows), default=None) for rows in passed.values())
+        yield total("largest workspace, MiB", (None if size is None else size / 2**20 for size in most))
+    if any(row["operation"] in MULTIPLYING for rows in passed.values() for row in rows):
+        for what, flops in (("effective", "flops"), ("executed", "executed_flops")):
+            rates = ([row[flops] / row["time_us"] / 1e3 for row in rows] for rows in passed.values())
+            yield total(f"GFLOP/s, {what}", map(_mean, rates))
+    stages = dict.fromkeys(stage for rows in passed.values() for row in rows for stage in row["stage_times_us"])
+    for stage in stages:
+        yield total(f"% of the time: {stage}", (_share(rows, stage) for rows in passed.values()))
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    """The geometric mean."""
+    return statistics.geometric_mean(values) if values else None
+
+
+def _share(rows: Sequence[Row], stage: str) -> float | None:
+    """How much of the time of all problems a stage takes, in percent; None for a strategy that does not have it."""
+    times = [row["stage_times_us"] for row in rows]
+    if not any(stage in of_row for of_row in times):
+        return None
+    return 100 * sum(of_row.get(stage, 0.0) for of_row in times) / sum(sum(of_row.values()) for of_row in times)
 
 
 def _summary(records: Sequence[Row]) -> str:
@@ -214,6 +253,9 @@ def _notes(records: Sequence[Row]) -> Iterator[str]:
     for row in records:
         if row["verdict"] == "FAILED":
             yield f"FAILED {row['strategy']} on {row['label']}: {row['message']}"
+    ran = Counter((row["strategy"], row["algorithm"]) for row in records if row["algorithm"])
+    for (name, algorithm), times in ran.items():
+        yield f"{name} ran {algorithm} on {times} problem{'s' if times > 1 else ''}."
     partly = dict.fromkeys(row["label"] for row in records if _compared(row) and row["checked"] < row["outputs"])
     if partly:
         yield f"Compared with float64 on a random part of the outputs: {', '.join(partly)}."
@@ -278,4 +320,6 @@ def _heading(lines: tuple[str, ...]) -> str:
 
 def csv(records: pd.DataFrame) -> str:
     """Every record in a line, with all digits; raw samples are in the records alone."""
+    stages = [" ".join(f"{name}={time}" for name, time in times.items()) for times in records["stage_times_us"]]
+    records = records.assign(stage_times_us=stages)
     return records.reindex(columns=list(CSV_COLUMNS)).convert_dtypes().to_csv(index=False)

@@ -24,6 +24,7 @@ from .validate import Verdict, raised, validate
 
 MEASUREMENT_S = 0.4  # of sampling for each strategy on each problem, where no time budget is given
 TIMED_SHARE = 0.5  # of a time budget; the rest is for validation
+STAGES_SHARE = 0.2  # of a measurement, where a launch has several stages
 ROTATED = 3  # sets of arrays that samples take in turn, where they fit into an eighth of the free memory
 
 
@@ -109,7 +110,7 @@ def bench(
         timing = None
         if verdict.subject is not None:
             try:
-                timing = timer.measure(rotation(verdict.subject, machine), budget.share_s())
+                timing = measured(verdict.subject, machine, timer, budget.share_s())
             except Exception as error:  # right twice, it may still fail when it is launched often
                 verdict = Verdict("FAILED", raised("timing", error), verdict.accuracy)
                 verdict = _reproducible(job, verdict, machine, seed)
@@ -136,6 +137,15 @@ class Budget:
         return self._end is not None and time.monotonic() >= self._end
 
 
+def measured(subject: Subject, machine: Machine, timer: Timer, budget_s: float) -> Timing:
+    """A subject's whole launch, and where it has several stages each of them."""
+    parts = subject.stages()
+    if not parts:
+        return timer.measure(rotation(subject, machine), budget_s)
+    timing = timer.measure(rotation(subject, machine), (1 - STAGES_SHARE) * budget_s)
+    return dataclasses.replace(timing, stages_us=timer.split(parts, STAGES_SHARE * budget_s))
+
+
 def rotation(subject: Subject, machine: Machine) -> list[Subject]:
     """The subject, and copies of it in other memory."""
     copies = min(ROTATED - 1, machine.free_bytes() // 8 // max(1, subject.nbytes) - 1)
@@ -156,6 +166,7 @@ def record(job: Job, verdict: Verdict, timing: Timing | None, machine: Machine, 
         seed=seed,
         verdict=verdict.verdict,
         message=verdict.message,
+        algorithm=None,
         accuracy=verdict.accuracy,
         timing=timing,
         work=work(job, machine),

@@ -29,6 +29,7 @@ WARM_SHARE = 0.25  # of the budget
 QUEUEING_CYCLES = 100_000  # about 50 us of idling on the GPU, while the host queues what is to be timed
 
 Call = Callable[[], Any]
+Part = tuple[str, Call]  # of a launch: its name, and what runs it
 Sample = Callable[[], float]  # -> microseconds
 
 
@@ -37,6 +38,10 @@ class Timer(Protocol):
 
     def measure(self, calls: Sequence[Call], budget_s: float) -> Timing:
         """Sample launches of the same work on different memory, in turn; roughly `budget_s` in all."""
+        ...
+
+    def split(self, parts: Sequence[Part], budget_s: float) -> dict[str, tuple[float, ...]]:
+        """Sample a launch's parts, run in order on caches that were cold: name -> us; parts of one name are added."""
         ...
 
 
@@ -87,6 +92,24 @@ def _cold_then_warm(cold: Sample, warm: Sample, budget_s: float) -> tuple[tuple[
         return cold_us, collect(warm, left_s)
 
 
+def _rounds(
+    parts: Sequence[Part], flush: Call, time_us: Callable[[Call], float], budget_s: float
+) -> dict[str, tuple[float, ...]]:
+    """Samples of each part, in rounds over all of them."""
+    samples: dict[str, list[float]] = {name: [] for name, _ in parts}
+    end = time.perf_counter() + budget_s
+    with _without_gc():
+        for rounds in itertools.count(1):
+            flush()
+            for of_part in samples.values():
+                of_part.append(0.0)
+            for name, call in parts:
+                samples[name][-1] += time_us(call)
+            if rounds >= ENOUGH or (rounds >= FEWEST and time.perf_counter() >= end):
+                break
+    return {name: tuple(of_part) for name, of_part in samples.items()}
+
+
 class HostTimer:
     """Wall-clock time of a call on the host."""
 
@@ -114,7 +137,10 @@ class HostTimer:
             return self._time(next(turn))
 
         cold_us, warm_us = _cold_then_warm(cold, lambda: self._time(calls[0]), budget_s)
-        return Timing("host", cold_us, warm_us)
+        return Timing("host", cold_us, warm_us, {})
+
+    def split(self, parts: Sequence[Part], budget_s: float) -> dict[str, tuple[float, ...]]:
+        return _rounds(parts, self._flush, self._time, budget_s)
 
 
 class GpuTimer:
@@ -142,7 +168,16 @@ class GpuTimer:
                 return self._time(next(turn))
 
             cold_us, warm_us = _cold_then_warm(cold, lambda: self._time((replays or calls)[0]), budget_s)
-        return Timing("graph" if replays else "events", cold_us, warm_us)
+        return Timing("graph" if replays else "events", cold_us, warm_us, {})
+
+    def split(self, parts: Sequence[Part], budget_s: float) -> dict[str, tuple[float, ...]]:
+        self._torch.cuda.synchronize()
+        with self._torch.cuda.stream(self._stream), _cupy_stream(self._stream.cuda_stream):
+            for _, call in parts:
+                call()
+            self._stream.synchronize()
+            named = [(name, (self._captured([call]) or [call])[0]) for name, call in parts]
+            return _rounds(named, lambda: self._flushed.fill_(1), self._time, budget_s)
 
     def _captured(self, calls: Sequence[Call]) -> list[Call]:
         """Each call as the replay of a CUDA graph; [] where one cannot be captured."""

@@ -36,8 +36,9 @@ def make(strategy, time_us=None, verdict="PASSED", message="", problem=PROBLEMS[
         "seed": 0,
         "verdict": verdict,
         "message": message,
+        "algorithm": None,
         "accuracy": None if verdict == "UNSUPPORTED" else Accuracy(error, 0.25, 64, 64),
-        "timing": Timing("host", (time_us - 1, time_us, time_us + 1), ()) if verdict == "PASSED" else None,
+        "timing": Timing("host", (time_us - 1, time_us, time_us + 1), (), {}) if verdict == "PASSED" else None,
         "work": Work(231211008, 231211008, 1024, 0, 20.0, 100.0, 50.0),
         "provenance": PROVENANCE,
     }
@@ -53,6 +54,12 @@ def texts(row):
     return [cell.text for cell in row]
 
 
+def total(table, heading):
+    """What stands in the strategies' columns of one of the last rows."""
+    (row,) = [texts(row) for row in table.rows if row[0].text == heading]
+    return row[1 : 1 + sum(lines[-1] in ("µs", "ms") for lines in table.columns) - 1]
+
+
 def printed(*made, width=100):
     console = Console(width=width, file=io.StringIO())
     report.show(report.grids(records.frame(made)), console)
@@ -60,7 +67,9 @@ def printed(*made, width=100):
 
 
 def test_a_row_holds_times_floor_and_the_comparison_with_the_vendor():
-    row, means = grid(make("torch", 400.0, error=4.6e-7), make("numpy_direct", 123.456), make("numpy_fft", 1e5)).rows
+    row, means, *_ = grid(
+        make("torch", 400.0, error=4.6e-7), make("numpy_direct", 123.456), make("numpy_fft", 1e5)
+    ).rows
     assert texts(row) == ["resnet50:res2a_branch2b", "400", "123", "100000", "50", "40.5", "2e-7", "3.24×", "5e-7"]
     assert [cell.best for cell in row] == [False, False, True, *[False] * 6]
     assert texts(means) == ["geometric mean vs torch", "1×", "3.24×", "0.004×", *[""] * 5]
@@ -73,12 +82,12 @@ def test_a_mean_is_geometric_and_over_what_both_passed():
         make("numpy_fft", 400.0),
         make("numpy_fft", verdict="FAILED", problem=PROBLEMS[1]),
     ]
-    assert texts(grid(*made).rows[-1])[1:4] == ["1×", "4×", "0.25×"]
+    assert total(grid(*made), "geometric mean vs torch") == ["1×", "4×", "0.25×"]
 
 
 def test_without_the_vendor_nothing_is_compared_with_it():
     only = grid(make("numpy_direct", 100.0), make("numpy_fft", 200.0))
-    assert len(only.rows) == 1
+    assert not any(row[0].text.startswith("geometric") for row in only.rows)
     assert len(only.columns) == len(only.rows[0]) == 6
 
 
@@ -95,22 +104,48 @@ def test_what_failed_has_its_error_and_no_time(error, shown, form):
     text = printed(*made) if form == "terminal" else report.markdown(report.grids(frame))
     assert re.search(r"FAILED", text)
     assert "FAILED numpy_fft on resnet50:res2a_branch2b: y[0, 1] is 7" in text
-    assert "×" not in texts(grid(*made).rows[-1])[2]
+    assert total(grid(*made), "geometric mean vs torch")[1] == ""
 
 
 def test_a_problem_that_none_passed_has_a_floor_and_no_more():
-    row, _ = grid(make("torch", verdict="FAILED"), make("numpy_fft", verdict="UNSUPPORTED", message="No.")).rows
-    assert texts(row) == ["resnet50:res2a_branch2b", "FAILED 2e-7", "–", "50", "", "", "", ""]
+    skipped = make("numpy_fft", verdict="SKIPPED", message="No.")
+    row, _ = grid(make("torch", verdict="FAILED"), skipped).rows
+    assert texts(row) == ["resnet50:res2a_branch2b", "FAILED 2e-7", "SKIPPED", "50", "", "", "", ""]
+
+
+def test_totals_are_of_what_each_strategy_passed():
+    """Error, workspace and stages are those of all problems; FLOP/s are means over them."""
+    staged = Timing("host", (200.0,), (), {"im2col": (49.0, 50.0, 51.0), "gemm": (150.0,)})
+    more = Work(231211008, 462422016, 1024, 3 << 20, 20.0, 100.0, 50.0)
+    made = [
+        make("torch", 100.0),
+        make("numpy_im2col_gemm", 400.0, timing=staged, error=1e-6),
+        make("torch", 400.0, problem=PROBLEMS[1], error=3e-7),
+        make("numpy_im2col_gemm", 200.0, problem=PROBLEMS[1], work=more),
+    ]
+    only = grid(*made)
+    assert total(only, "largest error") == ["3e-7", "1e-6"]
+    assert total(only, "largest workspace, MiB") == ["0", "3"]
+    assert total(only, "GFLOP/s, effective") == ["1160", "1160"]
+    assert total(only, "GFLOP/s, executed") == ["1160", "1630"]
+    assert total(only, "% of the time: im2col") == ["", "25"]
+    assert total(only, "% of the time: gemm") == ["", "75"]
+
+
+def test_a_strategy_that_supports_none_of_the_problems_has_no_column():
+    only = grid(make("torch", 400.0), make("numpy_fft", verdict="UNSUPPORTED", message="The stride is 2."))
+    assert not any("fft" in lines for lines in only.columns)
+    assert only.notes == ("– numpy_fft on resnet50:res2a_branch2b: The stride is 2.",)
 
 
 def test_what_is_not_supported_has_a_dash_and_its_reason_once():
     reason = "The stride is 2."
     made = [make("torch", 400.0, problem=problem) for problem in PROBLEMS]
     for name in ("numpy_winograd_f2x3", "numpy_winograd_f4x3"):
-        made += [make(name, verdict="UNSUPPORTED", message=reason, problem=problem) for problem in PROBLEMS]
+        made += [make(name, verdict="UNSUPPORTED", message=reason), make(name, 200.0, problem=PROBLEMS[1])]
     only = grid(*made)
     assert texts(only.rows[0])[2:4] == ["–", "–"]
-    assert only.notes == (f"– numpy_winograd_f2x3, numpy_winograd_f4x3 on 2 problems: {reason}",)
+    assert only.notes == (f"– numpy_winograd_f2x3, numpy_winograd_f4x3 on resnet50:res2a_branch2b: {reason}",)
 
 
 def test_notes_say_what_was_compared_in_part_and_that_the_machine_was_busy():
@@ -156,7 +191,7 @@ def test_one_table_for_each_operator_dtype_layout_and_machine():
 
 
 def test_the_latest_record_counts():
-    row, _ = grid(make("torch", 400.0), make("numpy_fft", 1.0), make("numpy_fft", 200.0)).rows
+    row, *_ = grid(make("torch", 400.0), make("numpy_fft", 1.0), make("numpy_fft", 200.0)).rows
     assert texts(row)[2] == "200"
 
 

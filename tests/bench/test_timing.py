@@ -92,6 +92,16 @@ def test_warm_samples_come_where_there_is_time_for_them():
     assert len(calls) == len(result.cold_us) + 1 + len(result.warm_us)
 
 
+def test_stages_are_sampled_in_order_and_those_of_one_name_are_added(monkeypatch):
+    events = []
+    timer = HostTimer(threads=1, cache_bytes=1024)
+    monkeypatch.setattr(timer, "_flush", lambda: events.append("flush"))
+    monkeypatch.setattr(timer, "_time", lambda call: call() or {"a": 1.0, "b": 10.0}[events[-1]])
+    parts = [("copy", lambda: events.append("a")), ("gemm", lambda: events.append("b"))]
+    assert timer.split([*parts, *parts], budget_s=0.0) == {"copy": (2.0,) * FEWEST, "gemm": (20.0,) * FEWEST}
+    assert events == ["flush", "a", "b", "a", "b"] * FEWEST
+
+
 def test_a_flush_writes_twice_the_cache():
     timer = HostTimer(threads=3, cache_bytes=1000)
     timer._flush()
@@ -165,6 +175,18 @@ def test_the_order_of_a_gpu_sample(captures, method, launch, monkeypatch):
     assert events[:2] == ["call", "call"]  # to warm up, and to be captured
     assert events[2 : 2 + 5 * FEWEST] == ["flush", "sleep", "event", launch, "event"] * FEWEST
     assert set(events[2 + 5 * FEWEST :]) <= {"sleep", "event", launch}
+
+
+@pytest.mark.parametrize(("captures", "launch"), [(True, ["replay", "replay"]), (False, ["first", "second"])])
+def test_the_order_of_a_gpu_sample_of_stages(captures, launch, monkeypatch):
+    events = []
+    monkeypatch.setitem(sys.modules, "torch", Cuda(events, captures))
+    monkeypatch.setattr(timing, "_cupy_stream", lambda pointer: contextlib.nullcontext())
+    parts = [(name, lambda name=name: events.append(name)) for name in ("first", "second")]
+    assert GpuTimer().split(parts, budget_s=0.0) == {"first": (500.0,) * FEWEST, "second": (500.0,) * FEWEST}
+    assert events[:4] == ["first", "second"] * 2  # to warm up, and to be captured
+    sample = [["sleep", "event", one, "event"] for one in launch]
+    assert events[4:] == ["flush", *sample[0], *sample[1]] * FEWEST
 
 
 @pytest.mark.gpu

@@ -168,7 +168,25 @@ class CountsSamples:
     def measure(self, calls, budget_s):
         for call in calls:
             call()
-        return Timing("host", (1.0, 2.0, 3.0), ())
+        return Timing("host", (1.0, 2.0, 3.0), (), {})
+
+    def split(self, parts, budget_s):
+        for _, call in parts:
+            call()
+        return {name: (1.0,) for name, _ in parts}
+
+
+class Staged(Subject):
+    """The same in two stages, which share a workspace."""
+
+    def prepare(self, problem, device, **config):
+        def first(inputs, outputs, workspace):
+            workspace[:] = convolved(problem, *inputs)
+
+        def second(inputs, outputs, workspace):
+            outputs[0][...] = workspace
+
+        return Launch((("first", first), ("second", second)), lambda: np.empty(problem.outputs()["y"], "float32"))
 
 
 def judged(strategy, problem, machine):
@@ -191,6 +209,13 @@ def test_what_is_right_passes_and_is_timed(machine):
     assert (record.accuracy.checked, record.accuracy.outputs) == (288, 288)
     assert 0 < record.accuracy.error < 1e-6
     assert 0 < record.accuracy.of_bound < 1
+
+
+def test_the_stages_of_a_launch_are_timed_apart(machine):
+    (staged,) = runner.bench([runner.Job(PROBLEM, Staged(right))], machine, CountsSamples(), seed=0)
+    assert staged.timing.stages_us == {"first": (1.0,), "second": (1.0,)}
+    (whole,) = runner.bench([runner.Job(PROBLEM, Subject(right))], machine, CountsSamples(), seed=0)
+    assert whole.timing.stages_us == {}
 
 
 def test_a_strategy_that_breaks_while_it_is_timed_has_no_time(machine):
