@@ -45,8 +45,10 @@ class Fault(Exception):
     """A strategy raised an exception; the message says in which step."""
 
 
-def validate(strategy: Strategy, problem: Problem, machine: Machine, oracles: Sequence[Oracle]) -> Verdict:
-    """Judge a strategy on one problem by every oracle in turn."""
+def validate(
+    strategy: Strategy, problem: Problem, machine: Machine, oracles: Sequence[Oracle], **config: Any
+) -> Verdict:
+    """Judge a strategy on one problem by every oracle in turn, with one of its configurations, by default the first."""
     if any(0 in shape for shape in problem.outputs().values()):
         return Verdict("SKIPPED", "The output is empty.")
     reasons = strategy.unsupported(problem, machine.device)
@@ -56,7 +58,7 @@ def validate(strategy: Strategy, problem: Problem, machine: Machine, oracles: Se
     faults: list[str] = []
     subject = None
     try:
-        launch = _attempt("prepare", lambda: strategy.prepare(problem, machine.device))
+        launch = _attempt("prepare", lambda: strategy.prepare(problem, machine.device, **config))
         subject = _attempt("allocation", lambda: Subject(strategy, problem, machine.device, launch))
         for call, oracle in enumerate(oracles, 1):
             found, wrong = _judge_call(subject, strategy, problem, machine, oracle)

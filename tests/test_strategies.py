@@ -180,6 +180,22 @@ def test_every_two_values_of_parameters(strategy, problem):
     assert found.verdict == "PASSED", found.message
 
 
+# The tuner may choose any: the default has run above.
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    ("strategy", "problem", "config"),
+    [
+        case(strategy, problem, config, strategy=strategy, name=f"{strategy.name}-{problem}-{config}")
+        for strategy in GRIDDED
+        for problem in covered(strategy)[:: COUNT // 5]
+        for config in strategy.configs(problem)[1:]
+    ],
+)
+def test_every_configuration(strategy, problem, config):
+    found = validate(strategy, problem, MACHINE, [oracle(problem)], **config)
+    assert found.verdict == "PASSED", found.message
+
+
 # A strategy that turns most of its grid down would prove little by the rest.
 @pytest.mark.parametrize("strategy", [case(s, strategy=s, name=s.name) for s in GRIDDED])
 def test_every_strategy_meets_enough_problems(strategy):
