@@ -53,7 +53,9 @@ PHASES = (
     Phase("verification-channels-last", 0.2, (*_VERIFY, "--layout", "channels_last")),
     Phase.suites("smoke", 0.3, "smoke"),
     Phase.suites("networks-float16", 0.5, *_NETWORKS, "--mb", "32", "--dtype", "float16", "--layout", "channels_last"),
-    Phase.suites("networks-float32", 0.6, *_NETWORKS, "--mb", "32", "--dtype", "float32"),
+    Phase.suites("networks-float32", 0.5, *_NETWORKS, "--mb", "32", "--dtype", "float32"),
+    Phase.suites("mobilenet", 0.4, "mobilenet_v1", "--mb", "32", "--dtype", "float16", "--layout", "channels_last"),
+    Phase.suites("large-filters", 0.4, "large_filters"),
     Phase.suites("sweep", 1.0, "sweep"),
 )
 

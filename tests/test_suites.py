@@ -10,7 +10,12 @@ from gpucnn import bench
 from gpucnn.kernels.problem import ConvProblem, LinearProblem, PoolProblem, Problem, output_size, parse
 
 SUITES = {path.stem: path for path in sorted((Path(bench.__path__[0]) / "suites").glob("*.txt"))}
-CHAINS = ("lenet5", "alexnet", "vgg16")  # ResNet-50 branches, and lists equal shapes of different branches once
+CHAINS = (
+    "lenet5",
+    "alexnet",
+    "vgg16",
+    "mobilenet_v1",
+)  # ResNet-50 branches, and lists equal shapes of different branches once
 
 
 def problems(suite: str) -> list[Problem]:
@@ -27,7 +32,7 @@ def layer_name(problem: Problem) -> str:
 
 
 def test_the_suites_are_these():
-    assert set(SUITES) == {"smoke", "lenet5", "alexnet", "vgg16", "resnet50", "sweep"}
+    assert set(SUITES) == {"smoke", "lenet5", "alexnet", "vgg16", "resnet50", "mobilenet_v1", "sweep", "large_filters"}
 
 
 @pytest.mark.parametrize("suite", SUITES)
@@ -79,7 +84,9 @@ def test_resnet50_stages_meet():
 
 
 # LeNet-5: C1, C3 and C5, which the paper calls a convolution too.  ResNet-50: 1 + 3 x (3 + 4 + 6 + 3) + 4 projections.
-@pytest.mark.parametrize(("suite", "count"), [("lenet5", 3), ("alexnet", 5), ("vgg16", 13), ("resnet50", 53)])
+@pytest.mark.parametrize(
+    ("suite", "count"), [("lenet5", 3), ("alexnet", 5), ("vgg16", 13), ("resnet50", 53), ("mobilenet_v1", 27)]
+)
 def test_number_of_convolutions(suite, count):
     assert sum(layer.count for layer in convolutions(suite)) == count
 
@@ -102,6 +109,11 @@ def test_multiply_adds_are_the_published_ones(suite, kind, millions, digit):
     assert round(sum(layer.flops() // 2 * layer.count for layer in layers) / 1e6, digit) == millions
 
 
+def test_mobilenet_has_the_papers_multiply_adds():
+    """Howard et al., table 4: 569 million, in convolutions and the linear layer."""
+    assert round(sum(layer.flops() // 2 * layer.count for layer in problems("mobilenet_v1")) / 1e6) == 569
+
+
 def test_lenet5_has_the_papers_connections():
     """LeCun et al., section II-B: a connection is a multiply-add or a bias.  C3 is left out: there it is sparse."""
     published = {"lenet5:C1": 122304, "lenet5:C5": 48120, "lenet5:F6": 10164}
@@ -111,10 +123,11 @@ def test_lenet5_has_the_papers_connections():
 
 
 def test_smoke_takes_its_named_lines_from_the_networks():
-    networks = [layer for suite in (*CHAINS, "resnet50") for layer in problems(suite)]
+    sources = ("lenet5", "alexnet", "vgg16", "resnet50")
+    networks = [layer for suite in sources for layer in problems(suite)]
     known = {layer_name(layer): layer.unnamed() for layer in networks}
     named = [layer for layer in problems("smoke") if layer.name]
-    assert {layer.name.partition(":")[0] for layer in named} == {*CHAINS, "resnet50"}
+    assert {layer.name.partition(":")[0] for layer in named} == set(sources)
     for layer in named:
         assert known[layer.name] == layer.unnamed(), layer
 
