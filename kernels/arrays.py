@@ -17,6 +17,8 @@ from typing import Any
 
 import numpy as np
 
+ALIGNMENT = 16  # bytes, the most that a kernel loads at a time, and what TMA asks for
+
 Array = Any  # numpy.ndarray, torch.Tensor or cupy.ndarray
 
 
@@ -121,6 +123,18 @@ def with_layout(array: Array, layout: str) -> Array:
     copy = empty(tuple(array.shape), dtype_of(array), layout, library_of(array), placement(array))
     copy[...] = array
     return copy
+
+
+def is_aligned(array: Array) -> bool:
+    """Whether its memory begins where a load of ALIGNMENT bytes may."""
+    return span(array)[0] % ALIGNMENT == 0
+
+
+def aligned(array: Array) -> Array:
+    """The array itself, which `with_layout` has given, or a copy that is aligned, as every allocation is."""
+    if is_aligned(array):
+        return array
+    return array.clone() if library_of(array) == "torch" else array.copy(order="K")
 
 
 def _module(array: Array) -> Any:

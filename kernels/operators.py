@@ -14,7 +14,20 @@ import math
 from typing import Any
 
 from . import arguments as check
-from .arrays import Array, dtype_of, empty, launching, layout_of, library_of, permuted, placement, view, with_layout
+from .arrays import (
+    Array,
+    aligned,
+    dtype_of,
+    empty,
+    is_aligned,
+    launching,
+    layout_of,
+    library_of,
+    permuted,
+    placement,
+    view,
+    with_layout,
+)
 from .dispatch import prepared
 from .problem import (
     ACTIVATIONS,
@@ -47,8 +60,9 @@ def run(problem: Problem, inputs: list[Array], strategy: str | None, out: Array 
     ready = [with_layout(array, layout) for array in inputs]
     results: list[Array] = []
     if not chosen.allocates:
+        ready = [aligned(array) for array in ready]
         results = [empty(shape, dtypes[name], layout, library, place) for name, shape in shapes.items()]
-        if out is not None and layout_of(out) == layout:
+        if out is not None and layout_of(out) == layout and is_aligned(out):
             results[0] = out
     own = chosen.library_on(place[0])
     with launching(own, first):

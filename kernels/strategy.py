@@ -57,7 +57,8 @@ class Launch:
     """A prepared strategy: calling it only launches, and returns the arrays that hold the result.
 
     `launch(inputs, outputs)` takes the arrays in the order of `problem.inputs()` and `problem.outputs()`, in the
-    strategy's array library and on its device.  A kernel writes every element of every output, and these are returned.
+    strategy's array library and on its device, each beginning at a multiple of 16 bytes.  A kernel writes every element
+    of every output, and these are returned.
     A library's function that allocates its result is not made to copy it: its stage returns arrays of its own, which
     take the place of `outputs`.
 

@@ -26,6 +26,9 @@ from gpucnn.kernels import (
     softmax,
     sum_pool2d,
 )
+from gpucnn.kernels.arrays import is_aligned, layout_of, permuted
+from gpucnn.kernels.cuda import Kernel
+from gpucnn.kernels.dispatch import prepared
 
 rng = np.random.default_rng(0)
 
@@ -116,6 +119,31 @@ def test_non_contiguous_and_unbatched_inputs():
     x, w = integers(4, 12, 10)[:, ::2, ::-1][:, :, 1:], integers(5, 4, 3, 3)[::-1]
     equal(conv2d(x, w), F.conv2d(as_torch(x), as_torch(w)))
     equal(max_pool2d(x, 2), F.max_pool2d(as_torch(x), 2))
+
+
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("make", [np.asarray, torch.from_numpy], ids=["numpy", "torch"])
+def test_kernels_are_given_aligned_arrays(make, last, monkeypatch):
+    """A view may begin anywhere; kernels load 16 bytes at a time."""
+    launched = []
+    prepared.cache_clear()
+
+    def load(kernel, device):
+        return lambda **arrays: launched.extend(array for array in arrays.values() if array is not None)
+
+    monkeypatch.setattr(Kernel, "load", load)
+    shape = (2, 5, 6, 3) if last else (2, 3, 5, 6)
+    x, w = (
+        make(np.zeros(size + 1, np.float32)[1:]).reshape(shape) for size, shape in ((180, shape), (36, (4, 3, 3, 1)))
+    )
+    x = permuted(x, (0, 3, 1, 2)) if last else x
+    out = make(np.zeros(2 * 4 * 3 * 6 + 1, np.float32)[1:]).reshape(2, 4, 3, 6)
+    conv2d(x, w, strategy="cupy_direct", out=out)
+    prepared.cache_clear()
+    assert len(launched) == 3
+    assert all(is_aligned(array) for array in launched)
+    assert not is_aligned(x)
+    assert layout_of(launched[0]) == ("channels_last" if last else "contiguous")
 
 
 def test_out_takes_the_result_in_either_layout():
