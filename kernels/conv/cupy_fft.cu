@@ -1,8 +1,8 @@
-// The kernels around cuFFT in a convolution by spectra: planes to transform, their products, and outputs of the results.
+// The kernels around cuFFT in a convolution by spectra: planes to transform, their products, outputs of the results.
 //
-// A plane is rows x cols real numbers in rows of cols + 2, or its spectrum in the same memory: rows of cols/2 + 1 complex
-// numbers.  From plane to plane it is `pitch` complex numbers, a multiple of 16; what lies behind the last row is in no
-// transform, and holds anything.
+// A plane is rows x cols real numbers in rows of cols + 2, or its spectrum in the same memory: rows of cols/2 + 1
+// complex numbers.  From plane to plane it is `pitch` complex numbers, a multiple of 16; what lies behind the last row
+// is in no transform, and holds anything.
 #include <cuda_pipeline.h>
 
 #include "activation.cuh"
@@ -119,12 +119,12 @@ struct Products {
   int chunk;  // channels that are staged at a time
 };
 
-// Y [images][groups][filters] = the sum over channels of X [images][groups][channels] * conj(W [groups][filters][channels])
+// Y [images][groups][filters] = sum over channels of X [images][groups][channels] * conj(W [groups][filters][channels])
 //
-// A block computes, at FT neighbouring frequencies of a group, KT*TK filters x NT*TN images, a thread TK x TN of them at
-// one frequency, in registers.  It walks over the channels in chunks: while one is multiplied, the next is copied into
-// the other half of shared memory, where a plane's FT frequencies are a row.  What lies beyond the last plane, or the
-// last frequency, is the last one again, and its results are dropped.
+// A block computes, at FT neighbouring frequencies of a group, KT*TK filters x NT*TN images, a thread TK x TN of them
+// at one frequency, in registers.  It walks over the channels in chunks: while one is multiplied, the next is copied
+// into the other half of shared memory, where a plane's FT frequencies are a row.  What lies beyond the last plane, or
+// the last frequency, is the last one again, and its results are dropped.
 template <typename A, int TK, int TN, int KT, int NT, int FT>
 __global__ void __launch_bounds__(KT* NT* FT)
     multiply(const A* __restrict__ X, const A* __restrict__ W, A* __restrict__ Y, const Products size) {
@@ -159,7 +159,8 @@ __global__ void __launch_bounds__(KT* NT* FT)
 #pragma unroll
       for (int i = 0; i < COPIES; ++i) {
         const int at = threadIdx.x + i * THREADS;
-        if (at < VECTORS) __pipeline_memcpy_async(tile + c * ROWS * FT + at * VECTOR, from[i] + (c0 + c) * size.pitch, 16);
+        if (at >= VECTORS) break;
+        __pipeline_memcpy_async(tile + c * ROWS * FT + at * VECTOR, from[i] + (c0 + c) * size.pitch, 16);
       }
     }
     __pipeline_commit();
@@ -169,9 +170,9 @@ __global__ void __launch_bounds__(KT* NT* FT)
   C sum[TK][TN] = {};
   stage(0, tiles);
   for (int c0 = 0, half = 0; c0 < size.channels; c0 += size.chunk, half ^= 1) {
+    __pipeline_wait_prior(0);
+    __syncthreads();  // this chunk is there, and the last one is read
     stage(c0 + size.chunk, tiles + (half ^ 1) * size.chunk * ROWS * FT);
-    __pipeline_wait_prior(1);
-    __syncthreads();  // this chunk is there
     const int channels = min(size.chunk, size.channels - c0);
     for (int c = 0; c < channels; ++c) {
       const C* x = tiles + ((half * size.chunk + c) * ROWS + n_thread) * FT + f;
@@ -193,7 +194,6 @@ __global__ void __launch_bounds__(KT* NT* FT)
         }
       }
     }
-    __syncthreads();  // it is read
   }
 
 #pragma unroll

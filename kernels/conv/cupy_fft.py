@@ -19,8 +19,9 @@ products at L/2 frequencies.  No filter size in it; but a stride computes output
 widens the plane.  Bytes: each plane of x, w and y crosses memory about six times: written, transformed (two passes or
 more), multiplied, of which all but a few come from L2 where a round's planes fit into it.
 Workspace: the planes of x, w and y at once.  The batch is cut such that they keep within `workspace_limit`, and filters
-where they would fill half of it; x is then transformed once for each run of filters.  cuFFT's own work area comes on top.
-How large it is only cuFFT knows, with a GPU: there `workspace_bytes` asks the plans and counts it, elsewhere it does not.
+where they would fill half of it; x is then transformed once for each run of filters.  cuFFT's own work area comes on
+top.  Its size only cuFFT knows, and only with a GPU: there `workspace_bytes` asks the plans and counts it, elsewhere it
+leaves it out.
 Limits: memory, for small filters and for few channels; FMA units in the product, for many.
 
 A NaN or an infinity reaches every output of its image.  Does not support a plane so large that one image and one filter
@@ -63,7 +64,7 @@ CHUNK = 8  # channels staged at a time, at most
 
 
 class Tile(NamedTuple):
-    """A block of threads_k x threads_n x frequencies threads; each has each_k filters x each_n images at one frequency."""
+    """A block of threads_k x threads_n x frequencies threads; each has each_k filters x each_n images."""
 
     each_k: int
     each_n: int
@@ -286,7 +287,7 @@ def _library(device: str) -> Any:
 
 
 def tile_cost(problem: ConvProblem, cut: Cut, tile: Tile) -> float:
-    """Time of the product, in complex multiply-adds of a channel: waves of blocks, each of which loads and multiplies."""
+    """Time of the product for one channel, in complex multiply-adds: waves of blocks that load and multiply."""
     filters, groups = _of_group(problem, cut)
     k_tiles, n_tiles = -(-filters // tile.block_k), -(-cut.images // tile.block_n)
     blocks = -(-plane_of(problem).pitch // tile.frequencies) * groups * k_tiles * n_tiles
@@ -347,17 +348,13 @@ class Round:
         bytes_of_channel = (tile.block_k + tile.block_n) * tile.frequencies * 2 * DTYPES[number(self.problem)]
         chunk = max(1, min(CHUNK, channels, SHARED_BYTES // (2 * bytes_of_channel)))
         blocks = -(-filters // tile.block_k) * -(-self.cut.images // tile.block_n) * groups
+        sizes = {"images": self.cut.images, "groups": groups, "channels": channels, "filters": filters}
         return Kernel(
             source=SOURCE,
             name=instance("multiply", C_TYPES[number(self.problem)], *tile),
             grid=(blocks * -(-self.plane.pitch // tile.frequencies),),
             block=(tile.threads,),
-            scalars={
-                "size": {
-                    **{"images": self.cut.images, "groups": groups, "channels": channels, "filters": filters},
-                    **{"pitch": self.plane.pitch, "chunk": chunk},
-                }
-            },
+            scalars={"size": {**sizes, "pitch": self.plane.pitch, "chunk": chunk}},
             shared_bytes=bytes_of_channel * min(2 * chunk, max(channels, 1)),
             stage="product",
         )
