@@ -126,7 +126,7 @@ struct Products {
 // into the other half of shared memory, where a plane's FT frequencies are a row.  What lies beyond the last plane, or
 // the last frequency, is the last one again, and its results are dropped.
 template <typename A, int TK, int TN, int KT, int NT, int FT>
-__global__ void __launch_bounds__(KT* NT* FT)
+__global__ void __launch_bounds__(KT* NT* FT, 1)
     multiply(const A* __restrict__ X, const A* __restrict__ W, A* __restrict__ Y, const Products size) {
   using C = Complex<A>;
   constexpr int THREADS = KT * NT * FT, BK = TK * KT, BN = TN * NT, ROWS = BN + BK;
@@ -155,6 +155,7 @@ __global__ void __launch_bounds__(KT* NT* FT)
   }
   const auto stage = [&](int c0, C* tile) {
     const int channels = min(size.chunk, size.channels - c0);
+#pragma unroll 1  // copies need no registers but those of their addresses
     for (int c = 0; c < channels; ++c) {
 #pragma unroll
       for (int i = 0; i < COPIES; ++i) {
