@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from types import SimpleNamespace
 from typing import Any
+from weakref import WeakValueDictionary
 
 import cupy
 import numpy as np
@@ -525,14 +526,34 @@ def test_the_hosts_cufft_has_cupys_names_and_values() -> None:
     assert callable(binding.PlanNd)
 
 
-def test_a_plan_is_kept_for_its_device_stream_and_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def owned(monkeypatch: pytest.MonkeyPatch) -> WeakValueDictionary[Any, Any]:
+    """The plans that are alive: none yet."""
+    monkeypatch.setattr(cupy_fft, "_owned", WeakValueDictionary())
+    return cupy_fft._owned
+
+
+def test_plans_are_shared_by_what_is_alive_in_one_place(owned: WeakValueDictionary[Any, Any]) -> None:
+    """Not by streams or threads: a plan has one work area."""
     transform = cupy_fft.Transform("forward", "X", cupy_fft.Plane(6, 8, 32), 3, "float32")
-    monkeypatch.setattr(cupy_fft, "_library", lambda device: cufft)
-    cupy_fft._kept.cache_clear()
-    plans = [cupy_fft._kept(transform, *where) for where in ((0, 0, 1), (1, 0, 1), (0, 7, 1), (0, 0, 2), (0, 0, 1))]
-    cupy_fft._kept.cache_clear()
+    places = ((0, 0, 1), (1, 0, 1), (0, 7, 1), (0, 0, 2), (0, 0, 1))
+    plans = [cupy_fft.plan_at("cpu", transform, place) for place in places]
     assert len(set(map(id, plans))) == 4
     assert plans[0] is plans[4]
+    assert len(owned) == 4
+    del plans
+    assert len(owned) == 0
+
+
+def test_a_launch_makes_a_plan_where_it_has_none(
+    owned: WeakValueDictionary[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = cupy_fft.Transform("forward", "X", cupy_fft.Plane(6, 8, 32), 3, "float32").load("cpu")
+    assert len(owned) == 1
+    monkeypatch.setattr(cupy_fft, "_place", lambda device: (0, 7, 1))
+    for _ in range(2):
+        run(planes=np.zeros(192, np.float32))
+    assert len(owned) == 2
 
 
 def test_the_workspace_has_cuffts_own_work_area_where_a_gpu_can_tell(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -543,13 +564,14 @@ def test_the_workspace_has_cuffts_own_work_area_where_a_gpu_can_tell(monkeypatch
     assert len(images) > 1 or images == [5]
     asked = []
 
-    def plan_on(device: str, transform: cupy_fft.Transform) -> SimpleNamespace:
+    def plan_at(device: str, transform: cupy_fft.Transform, place: cupy_fft.Place) -> cupy_fft.Owned:
         asked.append(transform)
-        return SimpleNamespace(work_area=SimpleNamespace(mem=SimpleNamespace(size=1 << 20)))
+        return cupy_fft.Owned(SimpleNamespace(work_area=SimpleNamespace(mem=SimpleNamespace(size=1 << 20))))
 
     monkeypatch.setattr(cupy_fft, "has_gpu", lambda: True)
     monkeypatch.setattr(cupy_fft, "_library", lambda device: cufft)
-    monkeypatch.setattr(cupy_fft, "plan_on", plan_on)
+    monkeypatch.setattr(cupy_fft, "_place", lambda device: (0, 0, 1))
+    monkeypatch.setattr(cupy_fft, "plan_at", plan_at)
     assert cupy_fft.strategy.workspace_bytes(problem) == without + (1 << 20) * len(asked)
     assert len(set(asked)) == len(asked) == 1 + 2 * len(set(images))
 

@@ -40,6 +40,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
+from weakref import WeakValueDictionary
 
 from .. import emulator
 from ..arrays import has_gpu
@@ -54,7 +55,8 @@ BYTES_LIMIT = 1 << 32  # of a round, whatever the limit: 2^30 numbers, which the
 ALIGNED = 16  # complex numbers: 128 bytes of float32
 THREADS = 256
 NARROW = 8  # channels (or filters) in channels_last that no tile is worth turning around for
-PLANS = 64  # that are kept
+
+Place = tuple[int, int, int]  # what a plan is made for: a device, a stream, a thread
 
 # What the choice of a tile counts with: multiprocessors of an H100 or H200, and the complex multiply-adds in whose time
 # a number is loaded from L2.
@@ -225,13 +227,16 @@ class Transform:
         return {"planes": self.array}
 
     def load(self, device: str) -> Callable[..., None]:
-        """Makes a plan for the current stream, which is where a launch will find it."""
+        """Makes a plan for the current stream; a launch on another one will make its own."""
         cufft = _library(device)
-        plan_on(device, self)
+        direction = cufft.CUFFT_FORWARD if self.stage == "forward" else cufft.CUFFT_INVERSE
+        plans = {place: plan_at(device, self, place) for place in [_place(device)]}
 
         def run(planes: Any) -> None:
-            direction = cufft.CUFFT_FORWARD if self.stage == "forward" else cufft.CUFFT_INVERSE
-            plan_on(device, self).fft(planes, planes, direction)
+            place = _place(device)
+            if place not in plans:
+                plans[place] = plan_at(device, self, place)
+            plans[place].plan.fft(planes, planes, direction)
 
         return run
 
@@ -260,21 +265,37 @@ class Transform:
         )
 
 
-def plan_on(device: str, transform: Transform) -> Any:
-    """The transform's plan for the current device, stream and thread.
+@dataclass(frozen=True)
+class Owned:
+    """A plan, which lives as long as a launch that owns it."""
 
-    A plan owns a work area and the stream that it was last given, so that two streams, or threads, must not share one.
+    plan: Any
+
+    def work_area_bytes(self) -> int:
+        return self.plan.work_area.mem.size
+
+
+_owned: WeakValueDictionary[tuple[Transform, Place], Owned] = WeakValueDictionary()
+
+
+def plan_at(device: str, transform: Transform, place: Place) -> Owned:
+    """The transform's plan at a place, the same for all steps and launches that are alive.
+
+    A plan has a work area and the stream that it was last given, so that neither streams nor threads may share one.
     """
+    found = _owned.get((transform, place))
+    if found is None:
+        found = _owned[transform, place] = Owned(transform.plan(_library(device)))
+    return found
+
+
+def _place(device: str) -> Place:
+    """(current device, current stream, thread)"""
     if device == "cpu":
-        return transform.plan(emulator.cufft)
+        return 0, 0, threading.get_ident()
     import cupy
 
-    return _kept(transform, cupy.cuda.Device().id, cupy.cuda.get_current_stream().ptr, threading.get_ident())
-
-
-@lru_cache(maxsize=PLANS)
-def _kept(transform: Transform, device: int, stream: int, thread: int) -> Any:
-    return transform.plan(_library("cuda"))
+    return cupy.cuda.Device().id, cupy.cuda.get_current_stream().ptr, threading.get_ident()
 
 
 def _library(device: str) -> Any:
@@ -447,7 +468,7 @@ class CupyFft(CudaStrategy):
         if not has_gpu() or self.unsupported(problem, "cuda"):
             return 0
         transforms = {step for step in self.steps(problem) if isinstance(step, Transform)}
-        return sum(plan_on("cuda", transform).work_area.mem.size for transform in transforms)
+        return sum(plan_at("cuda", transform, _place("cuda")).work_area_bytes() for transform in transforms)
 
     def executed_flops(self, problem: ConvProblem) -> int:
         """Those of every transform, x's once for each run of filters, and 8 for a complex multiply-add."""
