@@ -16,8 +16,9 @@ of a plane at a time, and keeps 32 x 32 sums of 8 frequencies in registers.  Pla
 Arithmetic: float64 in float64, all else in float32, TF32 or not: no product is on tensor cores.
 FLOPs: 2.5 L log2 L for a transform of L = rows * cols reals, of x, w and y once each; 8 for each of the N * K * C/G
 products at L/2 frequencies.  No filter size in it; but a stride computes outputs that are thrown away, and dilation
-widens the plane.  Bytes: each plane of x, w and y crosses memory about six times: written, transformed (two passes or
-more), multiplied, of which all but a few come from L2 where a round's planes fit into it.
+widens the plane.  Bytes: planes of x and w are written, of y read; cuFFT passes over each of them as often as it needs;
+the product reads x once for every 32 filters, w once for every 32 images.  Where a round fits into L2, most of that is
+no traffic of memory's.
 Workspace: the planes of x, w and y at once.  The batch is cut such that they keep within `workspace_limit`, and filters
 where they would fill half of it; x is then transformed once for each run of filters.  cuFFT's own work area comes on
 top.  Its size only cuFFT knows, and only with a GPU: there `workspace_bytes` asks the plans and counts it, elsewhere it
