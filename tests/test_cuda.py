@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import itertools
+from types import SimpleNamespace
 from typing import Any
+from weakref import WeakValueDictionary
 
 import cupy
 import numpy as np
 import pytest
 
+from gpucnn.bench.machine import Machine
+from gpucnn.bench.oracle import oracles
+from gpucnn.bench.validate import validate
 from gpucnn.kernels import cuda
-from gpucnn.kernels.conv import cupy_direct, cupy_im2col_gemm
+from gpucnn.kernels.arrays import has_gpu
+from gpucnn.kernels.conv import cupy_direct, cupy_fft, cupy_im2col_gemm
 from gpucnn.kernels.conv.cupy_im2col_gemm import cuts, needs_columns, needs_epilogue, needs_sums, products
 from gpucnn.kernels.cuda import Kernel
-from gpucnn.kernels.emulator import build, cublas
+from gpucnn.kernels.emulator import NotSupportedError, build, cublas, cufft
 from gpucnn.kernels.pool import cupy_max_pool
 from gpucnn.kernels.problem import ConvProblem, parse
 from gpucnn.kernels.rowwise import cupy_softmax
@@ -367,6 +373,209 @@ def test_cuda_types_are_the_runtimes() -> None:
     assert {dtype: getattr(runtime, name) for dtype, name in names.items()} == cupy_im2col_gemm.CUDA_TYPES
 
 
+# cupy_fft -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("even", [False, True])
+def test_a_fast_size_is_the_least_and_at_most_twice_the_length(even: bool) -> None:
+    powers = (range(12), range(8), range(5), range(5))
+    fast = sorted(2**a * 3**b * 5**c * 7**d for a, b, c, d in itertools.product(*powers))
+    fast = [size for size in fast if not (even and size % 2)]
+    for length in range(1, 2000):
+        size = cupy_fft.fast_size(length, even)
+        assert size == next(size for size in fast if size >= length)
+        assert size <= 2 * length  # which the error bound counts with
+
+
+# Filters as large as AlexNet's and RepLKNet's, on planes that they hang over; as large as the image; without padding;
+# depthwise; strided; and each data type.
+LARGE = [
+    "mb2ic3ih15iw13oc4kh11kw11ph5pw5",
+    "--layout=channels_last --bias --activation=gelu mb2ic9ih15iw13oc10kh11kw11ph5pw5",
+    "mb1ic3ih67oc4kh11sh4ph2",
+    "mb1ic2ih33iw35oc3kh31kw31ph15pw15",
+    "--layout=channels_last mb1ic2ih40oc3kh31",
+    "--padding-mode=circular mb1ic2ih33oc3kh31ph15",
+    "g5mb2ic5ih33oc5kh31ph15",
+    *(f"--dtype={dtype} mb1ic3ih33oc2kh31ph15" for dtype in ("float64", "float16", "bfloat16")),
+    "--allow-tf32 mb1ic3ih33oc2kh31ph15",
+]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("line", LARGE)
+def test_large_filters(line: str) -> None:
+    problem, machine = parse(line), Machine("cuda" if has_gpu() else "cpu")
+    if lacking := cupy_fft.strategy.lacks(machine.device):
+        pytest.skip(lacking[0])
+    found = validate(cupy_fft.strategy, problem, machine, oracles(problem, seed=0))
+    assert found.verdict == "PASSED", found.message
+
+
+def configured(**config: Any) -> Any:
+    """cupy_fft in a configuration."""
+    prepare = cupy_fft.CupyFft.prepare
+
+    class Configured(cupy_fft.CupyFft):
+        def prepare(self, problem: ConvProblem, device: str, **_: Any) -> Any:
+            return prepare(self, problem, device, **config)
+
+    return Configured()
+
+
+# Tiles hang over images, filters and frequencies; several chunks of channels; groups.
+TILED = ["mb5ic13oc35ih9iw7kh5kw3ph2pw1", "--dtype=float64 g3mb9ic15oc15ih5iw11kh3kw5ph1pw2"]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("tile", cupy_fft.TILES, ids=str)
+@pytest.mark.parametrize("line", TILED)
+def test_every_tile_is_right(line: str, tile: cupy_fft.Tile) -> None:
+    problem, machine = parse(line), Machine("cuda" if has_gpu() else "cpu")
+    if lacking := cupy_fft.strategy.lacks(machine.device):
+        pytest.skip(lacking[0])
+    found = validate(configured(tile=list(tile)), problem, machine, oracles(problem, seed=0))
+    assert found.verdict == "PASSED", found.message
+
+
+# No cut; images; groups and images; a group's filters too.  Planes are of 16x16, 1152 bytes.
+CUT = [
+    ("g3mb5ic9ih12oc6kh5ph2", 1 << 30, (5, 3, 2)),
+    ("g3mb5ic9ih12oc6kh5ph2", 60_000, (2, 3, 2)),
+    ("g3mb5ic9ih12oc6kh5ph2", 30_000, (1, 2, 2)),
+    ("g3mb5ic9ih12oc6kh5ph2", 24_000, (2, 1, 2)),
+    ("g3mb5ic9ih12oc6kh5ph2", 11_000, (1, 1, 1)),
+    ("--layout=channels_last --bias --activation=relu mb5ic9ih12oc7kh5ph2", 60_000, (3, 1, 2)),
+]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("line", "limit", "parts"), CUT)
+def test_rounds_are_all_of_the_problem_within_the_limit(line: str, limit: int, parts: tuple[int, ...]) -> None:
+    problem, machine = parse(line), Machine("cuda" if has_gpu() else "cpu")
+    assert cupy_fft.parts(problem, limit) == parts
+    group_c, group_k = problem.c // problem.groups, problem.k // problem.groups
+    covered = np.zeros((problem.n, problem.k), int)
+    for cut in cupy_fft.cuts(problem, limit):
+        covered[cut.image : cut.image + cut.images, cut.filter : cut.filter + cut.filters] += 1
+        groups = {k // group_k for k in range(cut.filter, cut.filter + cut.filters)}
+        assert (cut.channel, cut.channels) == (min(groups) * group_c, len(groups) * group_c)
+    assert (covered == 1).all()
+
+    config = {"tile": list(cupy_fft.TILES[-1]), "workspace_limit": limit}
+    workspace = cupy_fft.strategy.workspace(problem, **config)
+    assert sum(elements * 4 for elements, _ in workspace.values()) <= limit
+    if not cupy_fft.strategy.lacks(machine.device):
+        found = validate(configured(**config), problem, machine, oracles(problem, seed=0))
+        assert found.verdict == "PASSED", found.message
+
+
+def test_what_does_not_fit_into_the_workspace_limit_says_so() -> None:
+    with pytest.raises(ValueError, match="workspace_limit is 1000: one image and one filter take more, for g1mb2"):
+        cupy_fft.strategy.steps(parse("mb2ic3ih20oc4kh3"), tile=list(cupy_fft.TILES[0]), workspace_limit=1000)
+
+
+def test_a_tuner_may_try_rounds_that_fit_into_l2() -> None:
+    large, small = (cupy_fft.strategy.configs(parse(line)) for line in ("mb64ic64ih56oc64kh11ph5", "mb1ic4ih9oc4kh3"))
+    assert [config["workspace_limit"] for config in large[:3]] == [1 << 30, 1 << 25, 1 << 30]
+    assert {config["workspace_limit"] for config in small} == {1 << 30}
+
+
+@pytest.mark.parametrize("shape", [(6, 8), (1, 8), (5, 14)])
+@pytest.mark.parametrize("number", ["float32", "float64"])
+def test_a_plan_transforms_in_place_and_back(shape: tuple[int, int], number: str) -> None:
+    rows, cols = shape
+    plane = cupy_fft.Plane(rows, cols, pitch=rows * (cols // 2 + 1) + 3)
+    memory = np.full((3, 2 * plane.pitch), np.nan, number)
+    planes = memory[:, : rows * (cols + 2)].reshape(3, rows, cols + 2)
+    given = np.random.default_rng(0).standard_normal((3, rows, cols)).astype(number)
+    planes[..., :cols] = given
+    forward, inverse = (cupy_fft.Transform(stage, "X", plane, 3, number) for stage in ("forward", "inverse"))
+
+    forward.load("cpu")(planes=memory)
+    spectra = memory.view(np.result_type(number, np.complex64))[:, : rows * (cols // 2 + 1)]
+    tolerance = {"rtol": 0, "atol": 1e-4 if number == "float32" else 1e-12}
+    np.testing.assert_allclose(spectra.reshape(3, rows, -1), np.fft.rfft2(given), **tolerance)
+    assert np.isnan(memory[:, rows * (cols + 2) :]).all()
+    inverse.load("cpu")(planes=memory)
+    np.testing.assert_allclose(planes[..., :cols] / (rows * cols), given, **tolerance)
+
+
+def test_the_hosts_cufft_refuses_what_would_go_wrong() -> None:
+    plan = cufft.PlanNd((4, 4), (4, 6), 1, 24, (4, 3), 1, 12, cufft.CUFFT_R2C, 2, "C", -1, 3)
+    memory = np.zeros(48, np.float32)
+    plan.fft(memory, memory, cufft.CUFFT_FORWARD)
+    with pytest.raises(ValueError, match="the array holds 44 numbers of float32, the plan reaches 46"):
+        plan.fft(memory[:44], memory[:44], cufft.CUFFT_FORWARD)
+    with pytest.raises(ValueError, match="direction is 1"):
+        plan.fft(memory, memory, cufft.CUFFT_INVERSE)
+    with pytest.raises(ValueError, match="overlap"):
+        cufft.PlanNd((4, 4), (4, 6), 1, 24, (4, 2), 1, 12, cufft.CUFFT_R2C, 2, "C", -1, 3)
+    with pytest.raises(NotSupportedError, match="strided"):
+        cufft.PlanNd((4, 4), (4, 6), 2, 24, (4, 3), 1, 12, cufft.CUFFT_R2C, 2, "C", -1, 3)
+
+
+@pytest.mark.gpu
+def test_the_hosts_cufft_has_cupys_names_and_values() -> None:
+    try:
+        binding = cupy.cuda.cufft
+    except ImportError as error:
+        pytest.skip(f"CuPy's binding needs the library itself: {error}")
+    names = [name for name in vars(cufft) if name.startswith("CUFFT_")]
+    assert {name: getattr(cufft, name) for name in names} == {name: getattr(binding, name) for name in names}
+    assert callable(binding.PlanNd)
+
+
+@pytest.fixture
+def owned(monkeypatch: pytest.MonkeyPatch) -> WeakValueDictionary[Any, Any]:
+    """The plans that are alive: none yet."""
+    monkeypatch.setattr(cupy_fft, "_owned", WeakValueDictionary())
+    return cupy_fft._owned
+
+
+def test_plans_are_shared_by_what_is_alive_in_one_place(owned: WeakValueDictionary[Any, Any]) -> None:
+    """Not by streams or threads: a plan has one work area."""
+    transform = cupy_fft.Transform("forward", "X", cupy_fft.Plane(6, 8, 32), 3, "float32")
+    places = ((0, 0, 1), (1, 0, 1), (0, 7, 1), (0, 0, 2), (0, 0, 1))
+    plans = [cupy_fft.plan_at("cpu", transform, place) for place in places]
+    assert len(set(map(id, plans))) == 4
+    assert plans[0] is plans[4]
+    assert len(owned) == 4
+    del plans
+    assert len(owned) == 0
+
+
+def test_a_launch_makes_a_plan_where_it_has_none(
+    owned: WeakValueDictionary[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = cupy_fft.Transform("forward", "X", cupy_fft.Plane(6, 8, 32), 3, "float32").load("cpu")
+    assert len(owned) == 1
+    monkeypatch.setattr(cupy_fft, "_place", lambda device: (0, 7, 1))
+    for _ in range(2):
+        run(planes=np.zeros(192, np.float32))
+    assert len(owned) == 2
+
+
+def test_the_workspace_has_cuffts_own_work_area_where_a_gpu_can_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One for each plan: here x's and y's of whole rounds and of the last, and w's."""
+    problem = parse("mb5ic60oc70ih224kh11ph5")
+    without = cupy_fft.strategy.workspace_bytes(problem)
+    images = [cut.images for cut in cupy_fft.cuts(problem, 1 << 30)]
+    assert len(images) > 1 or images == [5]
+    asked = []
+
+    def plan_at(device: str, transform: cupy_fft.Transform, place: cupy_fft.Place) -> cupy_fft.Owned:
+        asked.append(transform)
+        return cupy_fft.Owned(SimpleNamespace(work_area=SimpleNamespace(mem=SimpleNamespace(size=1 << 20))))
+
+    monkeypatch.setattr(cupy_fft, "has_gpu", lambda: True)
+    monkeypatch.setattr(cupy_fft, "_library", lambda device: cufft)
+    monkeypatch.setattr(cupy_fft, "_place", lambda device: (0, 0, 1))
+    monkeypatch.setattr(cupy_fft, "plan_at", plan_at)
+    assert cupy_fft.strategy.workspace_bytes(problem) == without + (1 << 20) * len(asked)
+    assert len(set(asked)) == len(asked) == 1 + 2 * len(set(images))
+
+
 # cupy_max_pool and cupy_softmax ---------------------------------------------------------------------------------------
 
 
@@ -426,6 +635,12 @@ def test_softmax_folds_the_axes_around_its_own() -> None:
         (cupy_direct.strategy, "--op=max_pool2d mb1ic1ih4kh2", "It computes conv2d, not max_pool2d."),
         (cupy_im2col_gemm.strategy, "mb1ic2048oc1ih1024kh1", "It indexes an image of x in 32 bits"),
         (cupy_im2col_gemm.strategy, "mb1ic65536oc1ih100oh1kh100", "One output's window takes 2621440000 bytes"),
+        (cupy_fft.strategy, "mb1ic2048oc1ih1024kh1", "It indexes an image of x in 32 bits"),
+        (
+            cupy_fft.strategy,
+            "mb1ic2000oc1ih1000kh11",
+            "One image and one filter, in planes of 1000x1000, take more than",
+        ),
         (cupy_max_pool.strategy, "--op=max_pool2d mb1ic2048ih1024kh2", "It indexes an image of x in 32 bits"),
         (cupy_max_pool.strategy, "--op=avg_pool2d mb1ic1ih4kh2", "It computes max_pool2d, adaptive_max_pool2d, not"),
         (cupy_softmax.strategy, "--op=softmax --axis=1 2147483648x1", "It takes fewer than 2^31 rows"),
@@ -435,17 +650,20 @@ def test_softmax_folds_the_axes_around_its_own() -> None:
 def test_what_does_not_run_says_why(
     strategy: cuda.CudaStrategy, line: str, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cupy_im2col_gemm, "_library", lambda device: None)  # as if cuBLAS were there
+    for module in (cupy_im2col_gemm, cupy_fft):
+        monkeypatch.setattr(module, "_library", lambda device: None)  # as if cuBLAS and cuFFT were there
     assert any(found.startswith(reason) for found in strategy.unsupported(parse(line), "cuda"))
 
 
-def test_a_missing_cublas_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("module", "library"), [(cupy_im2col_gemm, "cuBLAS"), (cupy_fft, "cuFFT")])
+def test_a_missing_library_is_a_reason(module: Any, library: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def absent(device: str) -> None:
-        raise ImportError("libcublas.so.13")
+        raise ImportError(f"lib{library.lower()}.so")
 
-    monkeypatch.setattr(cupy_im2col_gemm, "_library", absent)
-    reasons = cupy_im2col_gemm.strategy.unsupported(parse("mb1ic2oc3ih4kh1"), "cuda")
-    assert reasons == ["It needs the library cuBLAS, which was not found: pip install nvidia-cublas."]
+    monkeypatch.setattr(module, "_library", absent)
+    reasons = module.strategy.unsupported(parse("mb1ic2oc3ih4kh1"), "cuda")
+    package = f"nvidia-{library.lower()}"
+    assert reasons == [f"It needs the library {library}, which was not found: pip install {package}."]
 
 
 @pytest.mark.parametrize("device", ["cuda", "cpu"])

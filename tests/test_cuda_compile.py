@@ -12,7 +12,7 @@ import pytest
 
 from gpucnn.bench.inspect import names
 from gpucnn.kernels import cuda
-from gpucnn.kernels.conv import cupy_direct, cupy_im2col_gemm
+from gpucnn.kernels.conv import cupy_direct, cupy_fft, cupy_im2col_gemm
 from gpucnn.kernels.cuda import CompileError, Kernel
 from gpucnn.kernels.offline import compile_cuda
 from gpucnn.kernels.pool import cupy_max_pool
@@ -38,6 +38,13 @@ IM2COL = [
     for dtype in cuda.C_TYPES
     for layout in ("contiguous", "channels_last")
 ]
+# Both layouts, wide and narrow, of each type that is computed in itself and of one that is not.
+FFT = [
+    "--bias --activation=gelu mb2ic16oc64ih14kh11ph5",
+    "--layout=channels_last mb2ic3oc4ih14kh11ph5",
+    "--dtype=float64 --layout=channels_last --bias --activation=gelu mb2ic16oc64ih14kh11ph5",
+    "--dtype=bfloat16 --layout=channels_last --bias --activation=silu mb2ic16oc64ih14kh11ph5",
+]
 MAX_POOL = [
     f"--op=max_pool2d --dtype={dtype} --layout={layout} mb2ic16ih14kh3sh2ph1"
     for dtype in cuda.C_TYPES
@@ -54,6 +61,7 @@ SOFTMAX = [
 LINES = {
     cupy_direct.strategy: DIRECT,
     cupy_im2col_gemm.strategy: IM2COL,
+    cupy_fft.strategy: FFT,
     cupy_max_pool.strategy: MAX_POOL,
     cupy_softmax.strategy: SOFTMAX,
 }
@@ -63,6 +71,8 @@ def test_every_strategy_and_tile_is_compiled() -> None:
     assert [strategy.name for strategy in LINES] == [name for name in names() if name.startswith("cupy_")]
     tiles = {tuple(config["tile"]) for line in DIRECT for config in cupy_direct.strategy.configs(parse(line))}
     assert tiles == set(cupy_direct.TILES)
+    tiles = {tuple(config["tile"]) for line in FFT for config in cupy_fft.strategy.configs(parse(line))}
+    assert tiles == set(cupy_fft.TILES)
 
 
 @pytest.mark.parametrize("arch", ARCHS)
@@ -92,11 +102,13 @@ def test_more_threads_than_the_launch_bounds_are_a_fault() -> None:
 STRUCTS = {
     "conv/cupy_direct.cu": ("Conv2d", "Axis", "Tile"),
     "conv/cupy_im2col_gemm.cu": ("Conv2d", "Cut", "Rows"),
+    "conv/cupy_fft.cu": ("Conv2d", "Plane", "Cut", "Products"),
     "pool/cupy_max_pool.cu": ("Pool",),
 }
 ANY_KERNEL = {
     "conv/cupy_direct.cu": "conv2d_direct<float, false, 0, NONE, 1, 1, 1, 128>",
     "conv/cupy_im2col_gemm.cu": "im2col<float, false>",
+    "conv/cupy_fft.cu": "pad_filters<float, float, false>",
     "pool/cupy_max_pool.cu": "max_pool2d<float, false, false>",
 }
 

@@ -84,6 +84,7 @@ GRIDS = {
     "numpy_winograd_f2x3": in_float32(MINIMAL),
     "numpy_winograd_f4x3": in_float32(MINIMAL),
     "numpy_fft": in_float32(DENSE),
+    "cupy_fft": ANY,
 }
 FEW = 100
 

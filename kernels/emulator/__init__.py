@@ -9,7 +9,7 @@
 array([0., 2., 4., 6.], dtype=float32)
 """
 
-from . import cublas
+from . import cublas, cufft
 from .build import SANITIZERS, missing
 from .errors import CompileError, KernelError, NotSupportedError
 from .launch import ORDERS
@@ -26,6 +26,7 @@ __all__ = [
     "RawModule",
     "configure",
     "cublas",
+    "cufft",
     "missing",
     "options",
 ]

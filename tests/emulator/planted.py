@@ -134,6 +134,9 @@ WIDE = problem("conv.cupy_direct", "mb1ic3oc6ih21kh3sh2ph1", tile=[4, 2, 4, 32])
 MANY = problem("conv.cupy_direct", "--bias mb5ic3oc7ih5kh3ph1", tile=[4, 2, 4, 32])
 IM2COL = problem("conv.cupy_im2col_gemm", "--bias --activation=relu mb2ic5oc7ih9iw11kh3kw3ph1pw1")
 IM2COL_LAST = problem("conv.cupy_im2col_gemm", "--layout=channels_last mb2ic5oc7ih9iw11kh3kw3ph1pw1")
+# Three chunks of channels, planes of which no tile is a divisor, and channels that a tile of 32 hangs over.
+FFT = problem("conv.cupy_fft", "--bias mb5ic19oc9ih9iw7kh5kw3ph2pw1", tile=[8, 4, 4, 8, 8])
+FFT_LAST = problem("conv.cupy_fft", "--layout=channels_last mb2ic35oc9ih9iw34kh3kw3ph1pw1")
 POOL = problem("pool.cupy_max_pool", "--op=max_pool2d --return-indices mb2ic3ih9kh3sh2ph1")
 POOL_DILATED = problem("pool.cupy_max_pool", "--op=max_pool2d mb2ic3ih13kh3sh2dh1ph1")
 POOL_ADAPTIVE = problem("pool.cupy_max_pool", "--op=adaptive_max_pool2d mb1ic2ih40oh9")
@@ -141,9 +144,10 @@ ROWS = problem("rowwise.cupy_softmax", "--op=softmax 5x77")
 LONG_ROWS = problem("rowwise.cupy_softmax", "--op=softmax 3x700")
 COLUMNS = problem("rowwise.cupy_softmax", "--op=log_softmax --axis=1 2x21x23")
 
-DIRECT, GEMM, MAX, SOFTMAX = (
+DIRECT, GEMM, FOURIER, MAX, SOFTMAX = (
     "conv/cupy_direct.cu",
     "conv/cupy_im2col_gemm.cu",
+    "conv/cupy_fft.cu",
     "pool/cupy_max_pool.cu",
     "rowwise/cupy_softmax.cu",
 )
@@ -152,6 +156,21 @@ BUGS = [
     # Barriers, each of them once.
     Bug("no barrier before a chunk is staged", DIRECT, "__syncthreads();  // `source`", "// `source`", PLAIN),
     Bug("no barrier after a chunk is staged", DIRECT, "    __syncthreads();\n\n    for", "\n    for", PLAIN),
+    Bug(
+        "no barrier after a tile of x is read",
+        FOURIER,
+        "__syncthreads();\n  for (int j = threadIdx.y; j < 32; j += 8) {\n    const int c",
+        "for (int j = threadIdx.y; j < 32; j += 8) {\n    const int c",
+        FFT_LAST,
+    ),
+    Bug("no barrier after a tile of y is read", FOURIER, "__syncthreads();\n  const int k", "const int k", FFT_LAST),
+    Bug(
+        "no barrier around a chunk of spectra",
+        FOURIER,
+        "__syncthreads();  // this chunk",
+        "// this chunk",
+        FFT,
+    ),
     Bug("no barrier before a reduction", SOFTMAX, "__syncthreads();  // the last", "// the last", LONG_ROWS),
     Bug("no barrier within a reduction", SOFTMAX, "= value;\n    __syncthreads();", "= value;", LONG_ROWS),
     Bug("no barrier before partial sums are read", SOFTMAX, "= own;\n  __syncthreads();", "= own;", COLUMNS),
@@ -209,6 +228,24 @@ BUGS = [
         IM2COL,
     ),
     Bug("writes before the output", GEMM, "row * to.pitch + column]", "row * to.pitch + column - 1]", IM2COL),
+    Bug(
+        "reads right of the padded rows",
+        FOURIER,
+        "w >= 0 ? static_cast<A>(x[w * xs.w]) : padding",
+        "2 * pair + k >= conv.pad_w ? static_cast<A>(x[(2 * pair + k - conv.pad_w) * xs.w]) : padding",
+        FFT,
+    ),
+    Bug("reads a channel too many", FOURIER, "c < cut.channels && h >= 0", "c <= cut.channels && h >= 0", FFT_LAST),
+    Bug("writes a channel too many", FOURIER, "if (c >= cut.channels || col", "if (c > cut.channels || col", FFT_LAST),
+    Bug(
+        "a plane's padding in the next plane",
+        FOURIER,
+        "for (int pair = threadIdx.x; pair < plane.cols / 2; pair += blockDim.x) {\n    A value[2];\n#pragma unroll\n    for (int k = 0; k < 2; ++k) {\n      const int w =",
+        "for (int pair = threadIdx.x; pair <= plane.cols; pair += blockDim.x) {\n    A value[2];\n#pragma unroll\n    for (int k = 0; k < 2; ++k) {\n      const int w =",
+        FFT,
+    ),
+    Bug("multiplies an image too many", FOURIER, "if (n >= size.images) break;", "if (n > size.images) break;", FFT),
+    Bug("the spectrum of w is not conjugate", FOURIER, "sum[i][j].im -= image", "sum[i][j].im += image", FFT),
     Bug("reads a window's row too many", MAX, "* dilation + 1, size)", "* dilation + 1, size + 1)", POOL),
     Bug("reads a window before its plane", MAX, "first < 0 ? (-first + dilation - 1) / dilation : 0", "0", POOL),
     Bug("writes a plane too many", MAX, "run < outer", "run <= outer", POOL),
