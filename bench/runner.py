@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from ..kernels.emulator import ORDERS, options
 from ..kernels.problem import Problem
 from ..kernels.strategy import STRATEGIES, Strategy, strategies
-from . import UsageError
+from . import UsageError, vendor
 from .buffers import Subject
 from .machine import Machine, choose_device
 from .oracle import oracles
@@ -107,14 +107,15 @@ def bench(
         machine.ceilings(job.problem)
     budget = Budget(budget_s, sum(not job.strategy.unsupported(job.problem, machine.device) for job in jobs))
     for job, verdict in judge(jobs, machine, seed):
-        timing = None
+        timing = algorithm = None
         if verdict.subject is not None:
             try:
+                algorithm = vendors_algorithm(job, verdict.subject)
                 timing = measured(verdict.subject, machine, timer, budget.share_s())
             except Exception as error:  # right twice, it may still fail when it is launched often
                 verdict = Verdict("FAILED", raised("timing", error), verdict.accuracy)
                 verdict = _reproducible(job, verdict, machine, seed)
-        yield record(job, verdict, timing, machine, seed)
+        yield record(job, verdict, timing, machine, seed, algorithm)
         if budget.spent():
             return
 
@@ -146,13 +147,22 @@ def measured(subject: Subject, machine: Machine, timer: Timer, budget_s: float) 
     return dataclasses.replace(timing, stages_us=timer.split(parts, STAGES_SHARE * budget_s))
 
 
+def vendors_algorithm(job: Job, subject: Subject) -> str | None:
+    """What the vendor's library runs for a convolution, where it can be known."""
+    if job.strategy.algorithm != "vendor" or job.problem.operation != "conv2d":
+        return None
+    return vendor.algorithm(subject)
+
+
 def rotation(subject: Subject, machine: Machine) -> list[Subject]:
     """The subject, and copies of it in other memory."""
     copies = min(ROTATED - 1, machine.free_bytes() // 8 // max(1, subject.nbytes) - 1)
     return [subject, *(subject.copy() for _ in range(copies))]
 
 
-def record(job: Job, verdict: Verdict, timing: Timing | None, machine: Machine, seed: int) -> Record:
+def record(
+    job: Job, verdict: Verdict, timing: Timing | None, machine: Machine, seed: int, algorithm: str | None = None
+) -> Record:
     """What is kept of a job."""
     problem, strategy = job.problem, job.strategy
     return Record(
@@ -166,7 +176,7 @@ def record(job: Job, verdict: Verdict, timing: Timing | None, machine: Machine, 
         seed=seed,
         verdict=verdict.verdict,
         message=verdict.message,
-        algorithm=None,
+        algorithm=algorithm,
         accuracy=verdict.accuracy,
         timing=timing,
         work=work(job, machine),

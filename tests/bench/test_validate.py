@@ -218,6 +218,14 @@ def test_the_stages_of_a_launch_are_timed_apart(machine):
     assert whole.timing.stages_us == {}
 
 
+def test_the_vendors_algorithm_is_asked_for_and_no_other(machine, monkeypatch):
+    monkeypatch.setattr(runner.vendor, "algorithm", lambda launch: "winograd" if launch() else None)
+    strategies = [Subject(right, algorithm=algorithm) for algorithm in ("vendor", "direct")]
+    jobs = [runner.Job(PROBLEM, strategy) for strategy in strategies]
+    found = [record.algorithm for record in runner.bench(jobs, machine, CountsSamples(), seed=0)]
+    assert found == ["winograd", None]
+
+
 def test_a_strategy_that_breaks_while_it_is_timed_has_no_time(machine):
     def breaks_later(problem, inputs, outputs, state):
         if state["calls"] > 2:
