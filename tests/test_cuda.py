@@ -9,6 +9,7 @@ import cupy
 import numpy as np
 import pytest
 
+from gpucnn.kernels import cublas as cublas_calls
 from gpucnn.kernels import cuda
 from gpucnn.kernels.conv import cupy_direct, cupy_im2col_gemm
 from gpucnn.kernels.conv.cupy_im2col_gemm import cuts, needs_columns, needs_epilogue, needs_sums, products
@@ -273,23 +274,21 @@ LIMITS = (1 << 30, 4000, 500)  # no cut; whole images; parts of an image
 
 @pytest.mark.parametrize("limit", LIMITS)
 @pytest.mark.parametrize("line", MULTIPLIED)
-def test_cuts_cover_every_pixel_once_within_the_limit(line: str, limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cupy_im2col_gemm, "WORKSPACE_LIMIT", limit)
+def test_cuts_cover_every_pixel_once_within_the_limit(line: str, limit: int) -> None:
     problem = parse(line)
     covered = np.zeros((problem.n, problem.p * problem.q), int)
-    for cut in cuts(problem):
+    for cut in cuts(problem, limit):
         covered[cut.image : cut.image + cut.images, cut.pixel : cut.pixel + cut.pixels] += 1
         assert cut.image + cut.images <= problem.n
         assert cut.images == 1 or cut.pixels == covered.shape[1]
     assert (covered == 1).all()
-    assert cupy_im2col_gemm.strategy.workspace_bytes(problem) <= limit
+    assert cupy_im2col_gemm.strategy.workspace_bytes(problem, workspace_limit=limit) <= limit
 
 
 @pytest.mark.parametrize("limit", LIMITS)
 @pytest.mark.parametrize("line", MULTIPLIED)
-def test_products_are_the_convolution(line: str, limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_products_are_the_convolution(line: str, limit: int) -> None:
     """Exactly: integers small enough for float16."""
-    monkeypatch.setattr(cupy_im2col_gemm, "WORKSPACE_LIMIT", limit)
     problem = parse(line)
     last, k, (n, _, p, q) = problem.layout == "channels_last", problem.k, problem.outputs()["y"]
     rng = np.random.default_rng(0)
@@ -301,7 +300,7 @@ def test_products_are_the_convolution(line: str, limit: int, monkeypatch: pytest
     x, w = (np.ascontiguousarray(a.transpose(0, 2, 3, 1) if last else a) for a in (x, w))
     y = np.full((n, p * q, k) if last else (n, k, p * q), np.nan, problem.dtype)
 
-    for cut in cuts(problem):
+    for cut in cuts(problem, limit):
         given = {"w": w, "columns": cut_columns(columns, problem, cut) if needs_columns(problem) else x, "sums": y}
         part = y[cut.image : cut.image + cut.images]
         part = part[:, cut.pixel : cut.pixel + cut.pixels] if last else part[..., cut.pixel : cut.pixel + cut.pixels]
@@ -314,14 +313,51 @@ def test_products_are_the_convolution(line: str, limit: int, monkeypatch: pytest
     np.testing.assert_array_equal(got, expected)
 
 
+@pytest.mark.parametrize("config", [{}, {"workspace_limit": 500}], ids=["default", "500 bytes"])
 @pytest.mark.parametrize("line", MULTIPLIED)
-def test_workspace_bytes_are_what_a_launch_allocates(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workspace_bytes_are_what_a_launch_allocates(
+    line: str, config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     problem = parse(line)
     monkeypatch.setattr(Kernel, "load", lambda kernel, device: None)
-    workspace = cupy_im2col_gemm.strategy.prepare(problem, "cpu").allocate()
+    workspace = cupy_im2col_gemm.strategy.prepare(problem, "cpu", **config).allocate()
     allocated = sum(array.nbytes for array in workspace.values())
-    assert allocated == cupy_im2col_gemm.strategy.workspace_bytes(problem)
+    assert allocated == cupy_im2col_gemm.strategy.workspace_bytes(problem, **config)
     assert allocated > 0 or not (needs_columns(problem) or needs_epilogue(problem))
+
+
+# A workspace below the smaller limit, between the two, and without columns; a pixel that the smaller does not hold.
+@pytest.mark.parametrize(
+    ("line", "limits"),
+    [
+        ("mb32ic64oc64ih14kh3ph1", [1 << 30]),
+        ("mb32ic64oc64ih56kh3ph1", [1 << 30, 64 << 20]),
+        ("mb32ic64oc64ih56kh1", [1 << 30]),
+        ("mb2ic32768oc1ih30kh30", [1 << 30]),
+    ],
+)
+def test_limits_that_cut_differently_are_configurations(line: str, limits: list[int]) -> None:
+    problem = parse(line)
+    assert cupy_im2col_gemm.strategy.configs(problem) == [{"workspace_limit": limit} for limit in limits]
+    for limit in limits:
+        assert cupy_im2col_gemm.strategy.workspace_bytes(problem, workspace_limit=limit) <= limit
+
+
+@pytest.mark.parametrize("limit", LIMITS)
+def test_a_workspace_limit_reaches_the_launch(limit: int) -> None:
+    problem = parse("--bias mb3ic4oc7ih6iw5kh3kw2ph1pw1")
+    rng = np.random.default_rng(0)
+    x, w, b = (rng.integers(-2, 3, shape).astype(np.float32) for shape in problem.inputs().values())
+    y = np.full(problem.outputs()["y"], np.nan, np.float32)
+    launch = cupy_im2col_gemm.strategy.prepare(problem, "cpu", workspace_limit=limit)
+    launch([x, w, b], [y])
+    np.testing.assert_array_equal(y, conv2d(x, w, b, padding=problem.padding_sides()))
+    assert len(launch.stages) == 3 * len(cuts(problem, limit))
+
+
+def test_a_limit_below_one_pixel_is_an_error() -> None:
+    with pytest.raises(ValueError, match="workspace_limit is 95, expected at least 96, one pixel's, for g1mb3ic4"):
+        cupy_im2col_gemm.strategy.prepare(parse("mb3ic4oc7ih6iw5kh3kw2"), "cpu", workspace_limit=95)
 
 
 @pytest.mark.parametrize(
@@ -364,7 +400,7 @@ def test_the_hosts_cublas_has_cupys_names_and_values() -> None:
 def test_cuda_types_are_the_runtimes() -> None:
     runtime = cupy.cuda.runtime
     names = {"float64": "CUDA_R_64F", "float32": "CUDA_R_32F", "float16": "CUDA_R_16F", "bfloat16": "CUDA_R_16BF"}
-    assert {dtype: getattr(runtime, name) for dtype, name in names.items()} == cupy_im2col_gemm.CUDA_TYPES
+    assert {dtype: getattr(runtime, name) for dtype, name in names.items()} == cublas_calls.CUDA_TYPES
 
 
 # cupy_max_pool and cupy_softmax ---------------------------------------------------------------------------------------
@@ -435,7 +471,7 @@ def test_softmax_folds_the_axes_around_its_own() -> None:
 def test_what_does_not_run_says_why(
     strategy: cuda.CudaStrategy, line: str, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cupy_im2col_gemm, "_library", lambda device: None)  # as if cuBLAS were there
+    monkeypatch.setattr(cublas_calls, "library", lambda device: None)  # as if cuBLAS were there
     assert any(found.startswith(reason) for found in strategy.unsupported(parse(line), "cuda"))
 
 
@@ -443,7 +479,7 @@ def test_a_missing_cublas_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     def absent(device: str) -> None:
         raise ImportError("libcublas.so.13")
 
-    monkeypatch.setattr(cupy_im2col_gemm, "_library", absent)
+    monkeypatch.setattr(cublas_calls, "library", absent)
     reasons = cupy_im2col_gemm.strategy.unsupported(parse("mb1ic2oc3ih4kh1"), "cuda")
     assert reasons == ["It needs the library cuBLAS, which was not found: pip install nvidia-cublas."]
 
