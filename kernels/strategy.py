@@ -25,6 +25,8 @@ STRATEGIES = (  # the folder's name, then the strategy's; in the order in which 
     "conv.numpy_fft",
     "conv.cupy_direct",
     "conv.cupy_im2col_gemm",
+    "conv.cupy_winograd_f2x3",
+    "conv.cupy_winograd_f4x3",
     "conv.triton_implicit_gemm",
     "pool.torch",
     "pool.numpy",
