@@ -87,28 +87,30 @@ __global__ void __launch_bounds__(THREADS, BK > 32 ? 1 : 2)
   const int own_c = LAST ? threadIdx.x % CHANNELS : threadIdx.x / TILES;
   const int own_tile = LAST ? threadIdx.x / CHANNELS : threadIdx.x % TILES;
   const long long image = place_of<F2x3>(tile0 + own_tile, tiles).n;
-  const T* planes = x + image * conv.C * conv.H * conv.W + (group * group_c + own_c) * xs.c;
+  const T* plane = x + image * conv.C * conv.H * conv.W + (group * group_c + own_c) * xs.c;
   const float padding = static_cast<float>(static_cast<T>(conv.padding_value));
   float d[SIDE][SIDE];
 
-  const auto read_inputs = [&](int c0) {
-    const T* plane = planes + c0 * xs.c;
-    const bool exists = c0 + own_c < group_c;
+  const auto read_inputs = [&](bool exists) {  // then on to the next chunk
+    Pack<int, SIDE> at[SIDE];
 #pragma unroll
     for (int i = 0; i < SIDE; ++i) {
-      const Pack<int, SIDE> at = *reinterpret_cast<const Pack<int, SIDE>*>(source + (i * TILES + own_tile) * SIDE);
+      at[i] = *reinterpret_cast<const Pack<int, SIDE>*>(source + (i * TILES + own_tile) * SIDE);
+    }
 #pragma unroll
-      for (int j = 0; j < SIDE; ++j) {
-        d[i][j] = 0;
-        if (exists && at.v[j] >= 0) d[i][j] = static_cast<float>(plane[at.v[j]]);
-      }
-      if (padding != 0 && exists) {
-#pragma unroll
-        for (int j = 0; j < SIDE; ++j) {
-          if (at.v[j] == PADDING) d[i][j] = padding;
-        }
+    for (int i = 0; i < POINTS; ++i) {
+      d[i / SIDE][i % SIDE] = 0;
+      if (exists && at[i / SIDE].v[i % SIDE] >= 0) {
+        d[i / SIDE][i % SIDE] = static_cast<float>(plane[at[i / SIDE].v[i % SIDE]]);
       }
     }
+    if (padding != 0 && exists) {
+#pragma unroll
+      for (int i = 0; i < POINTS; ++i) {
+        if (at[i / SIDE].v[i % SIDE] == PADDING) d[i / SIDE][i % SIDE] = padding;
+      }
+    }
+    plane += CHANNELS * xs.c;
   };
   const auto store_inputs = [&](int buffer) {
     float v[SIDE][SIDE];
@@ -120,13 +122,14 @@ __global__ void __launch_bounds__(THREADS, BK > 32 ? 1 : 2)
     }
   };
   const float* filters = U + (static_cast<long long>(group) * filled.K + k0) * filled.C * POINTS + threadIdx.x * 4;
-  const auto copy_filters = [&](int c0, int buffer) {
+  const auto copy_filters = [&](int buffer) {  // then on to the next chunk
 #pragma unroll
     for (int i = 0; i < U_CHUNK; i += THREADS * 4) {
       float* to = u_tile + buffer * U_CHUNK + threadIdx.x * 4 + i;
-      __pipeline_memcpy_async(to, filters + c0 * POINTS * BK + i, 16);
+      __pipeline_memcpy_async(to, filters + i, 16);
     }
     __pipeline_commit();
+    filters += U_CHUNK;
   };
 
   // Four lanes share a warp's filters, and eight its tiles.
@@ -134,21 +137,21 @@ __global__ void __launch_bounds__(THREADS, BK > 32 ? 1 : 2)
   constexpr int RUNS = BK / 32;  // of 4 filters
   float sum[PER_WARP][RUNS * 4][EACH_T] = {};
 
-  copy_filters(0, 0);
+  copy_filters(0);
   __syncthreads();  // `source` is written
-  read_inputs(0);
+  read_inputs(own_c < group_c);
   store_inputs(0);
   __pipeline_wait_prior(0);
   __syncthreads();
   for (int c0 = 0, buffer = 0; c0 < group_c; c0 += CHANNELS, buffer ^= 1) {
     const bool more = c0 + CHANNELS < group_c;
     if (more) {
-      copy_filters(c0 + CHANNELS, buffer ^ 1);
-      read_inputs(c0 + CHANNELS);
+      copy_filters(buffer ^ 1);
+      read_inputs(c0 + CHANNELS + own_c < group_c);
     }
     const float* u_warp = u_tile + buffer * U_CHUNK + warp * PER_WARP * BK + lane_k;
     const float* v_warp = v_tile + buffer * V_CHUNK + warp * PER_WARP * TILES + lane_t;
-#pragma unroll(BK > 32 ? 2 : 1)
+#pragma unroll(BK > 32 ? 4 : 1)
     for (int c = 0; c < CHANNELS; ++c) {
 #pragma unroll
       for (int e = 0; e < PER_WARP; ++e) {
