@@ -35,10 +35,9 @@ TILES, CHANNELS, THREADS = 32, 8, 256  # of a block, as in the source
 V_PITCH, M_PITCH = POINTS * TILES + 4, 36
 FILTERS = (64, 32)  # of a block
 MULTIPROCESSORS = 132  # of an H100 or H200
-# Blocks of so many filters that a multiprocessor holds, and an estimate of the time that one takes there, beside the
-# time of 64: half as many sums, but three loads for every 32 multiply-adds, where 64 has four for 64.
-RESIDENT = {64: 1, 32: 2}
-COST = {64: 1.0, 32: 1.2}
+# The time of a block of so many filters beside that of 64, an estimate: half as many sums, but three loads for every 32
+# multiply-adds, where 64 has four for 64.
+TIME = {64: 1.0, 32: 0.6}
 
 
 def shared_bytes(block_k: int) -> int:
@@ -70,8 +69,8 @@ class CupyWinogradF2x3(CupyWinograd):
         return tiles * problem.groups * self.padded(problem, block_k)[0] // block_k
 
     def cost(self, problem: ConvProblem, block_k: int) -> float:
-        """Time in waves of blocks of 64 filters."""
-        return -(-self.blocks(problem, block_k) // (MULTIPROCESSORS * RESIDENT[block_k])) * COST[block_k]
+        """The time of the multiprocessor that has the most blocks."""
+        return -(-self.blocks(problem, block_k) // MULTIPROCESSORS) * TIME[block_k]
 
     def configs(self, problem: ConvProblem) -> list[dict[str, Any]]:
         return [{"block_k": size} for size in sorted(FILTERS, key=lambda size: self.cost(problem, size))]
