@@ -142,7 +142,7 @@ __global__ void __launch_bounds__(THREADS, BK > 32 ? 1 : 2)
   read_inputs(own_c < group_c);
   store_inputs(0);
   __pipeline_wait_prior(0);
-  __syncthreads();
+  __syncthreads();  // the first chunk is there
   for (int c0 = 0, buffer = 0; c0 < group_c; c0 += CHANNELS, buffer ^= 1) {
     const bool more = c0 + CHANNELS < group_c;
     if (more) {
