@@ -20,7 +20,7 @@ constexpr int EACH_T = 8;                          // tiles of a thread, in two 
 
 // From a channel's transformed inputs to the next one's: 8 lanes that write 8 channels meet all banks.
 constexpr int V_PITCH = POINTS * TILES + 4;
-// From a row of sums to the next, with the same aim.
+// From a row of sums to the next, with the same aim: 8 lanes write 4 tiles of 2 filters.
 constexpr int M_PITCH = 32 + 4;
 
 // Filters and channels of a group, filled up to whole blocks, and the filters of a block.
@@ -132,8 +132,11 @@ __global__ void __launch_bounds__(THREADS, BK > 32 ? 1 : 2)
     filters += U_CHUNK;
   };
 
-  // Four lanes share a warp's filters, and eight its tiles.
-  const int warp = threadIdx.x / 32, lane_k = threadIdx.x % 32 / 4 * 4, lane_t = threadIdx.x % 4 * 4;
+  // A lane's first filter and first tile.  Four lanes share filters, eight share tiles; of neighbours, those that differ
+  // in bit 0 read the same filters and those that differ in bit 1 the same tiles, so that either load of 16 bytes finds
+  // few different addresses among them.
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  const int lane_k = (lane / 2 % 2 + lane / 8 * 2) * 4, lane_t = (lane % 2 + lane / 4 % 2 * 2) * 4;
   constexpr int RUNS = BK / 32;  // of 4 filters
   float sum[PER_WARP][RUNS * 4][EACH_T] = {};
 
@@ -203,13 +206,13 @@ __global__ void __launch_bounds__(THREADS, BK > 32 ? 1 : 2)
 
 #pragma unroll 1
     for (int row = warp; row < 32; row += THREADS / 32) {
-      const int tile = tile0 + (LAST ? row : threadIdx.x % 32);
-      const int k = k0 + run * 32 + (LAST ? threadIdx.x % 32 : row);
+      const int tile = tile0 + (LAST ? row : lane);
+      const int k = k0 + run * 32 + (LAST ? lane : row);
       if (tile >= tiles.count || k >= group_k) continue;
       float m[SIDE][SIDE], outputs[F2x3::m][F2x3::m];
 #pragma unroll
       for (int point = 0; point < POINTS; ++point) {
-        m[point / SIDE][point % SIDE] = m_tile[(point * 32 + row) * M_PITCH + threadIdx.x % 32];
+        m[point / SIDE][point % SIDE] = m_tile[(point * 32 + row) * M_PITCH + lane];
       }
       both_axes<F2x3::AT>(m, outputs);
       const Place place = place_of<F2x3>(tile, tiles);
