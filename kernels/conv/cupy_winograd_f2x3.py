@@ -14,7 +14,7 @@ Bytes: w, and U, 16/9 of it in float32, written once and read once per block of 
 what tiles share up to four times: all but the first mostly from L2; y once.
 Limits: the FMA rate: four loads of 16 bytes from shared memory serve 64 multiply-adds.  A block of 64 filters has a
 multiprocessor for itself.  A small output leaves multiprocessors idle, since one block does all of a sum.
-It does not compute float64, whose sums do not fit into the registers.
+It takes 3x3 filters with neither stride nor dilation; not float64, whose sums do not fit into the registers.
 
 Source: D. Yan, W. Wang, X. Chu, Optimizing Batched Winograd Convolution on GPUs (PPoPP 2020), for the block's sizes;
 A. Lavin, S. Gray, Fast Algorithms for Convolutional Neural Networks (2015).

@@ -11,11 +11,12 @@ M of all tiles would take more than `workspace_limit`, the last three stages rep
 
 Arithmetic: float32, for 16-bit types too, since U, V and M are float32; products in TF32 only where the problem allows
 it; float64 in float64.  Rounding errors are some times those of the direct sum: see the bound in `reference.bounds`.
-FLOPs: the products', 2 * 36 * K * C/G a tile; the transforms add some 17 multiply-adds for each element of V and M.
+FLOPs: the products', 2 * 36 * K * C/G a tile; the transforms add some 9 multiply-adds for each element of V, 5 of M.
 Bytes: x, w and y; and U, V and M, written and read: a tile's 16 inputs, of a channel, become 36 numbers.
 Limits: the products' rate where there are many channels and filters; else V's and M's traffic, which a limit near the
 size of the second-level cache keeps there.  A plane with sides not divisible by 4 has tiles that hang over.
 CuPy refuses cuBLAS calls while a stream is captured, so that no CUDA graph can hold a launch.
+It takes 3x3 filters with neither stride nor dilation.
 
 Source: A. Lavin, S. Gray, Fast Algorithms for Convolutional Neural Networks (2015).
 """
@@ -39,6 +40,7 @@ SOURCE = "conv/cupy_winograd_f4x3.cu"
 POINTS = 36
 WORKSPACE_LIMITS = (1 << 30, 64 << 20, 32 << 20)  # bytes; the default, and around a GPU's second-level cache
 ELEMENTS_LIMIT = 1 << 30  # of V and of M: the kernels index a cut in 32 bits
+FEWEST_TILES = 1024  # of a cut that a configuration offers: fewer leave multiprocessors idle
 ALIGNED = 4  # elements to which matrices' rows are filled up
 THREADS = 256
 
@@ -114,7 +116,7 @@ class CupyWinogradF4x3(CupyWinograd):
         for limit in WORKSPACE_LIMITS:
             if self.least_bytes(problem) <= limit:
                 cuts = self.cuts(problem, limit)
-                if limit == WORKSPACE_LIMITS[0] or not cuts or cuts[0].tiles >= 1024:
+                if limit == WORKSPACE_LIMITS[0] or not cuts or cuts[0].tiles >= FEWEST_TILES:
                     different.setdefault(tuple(cuts), limit)
         return [{"workspace_limit": limit} for limit in different.values()]
 
