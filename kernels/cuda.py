@@ -177,6 +177,8 @@ class Kernel:
         text = source_text(self.source, self.name)
         function = _host_function(text, self.name) if device == "cpu" else _function(text, self.name, _current_gpu())
         bind = self.binder()
+        if self.shared_bytes > max(SHARED_BYTES, function.max_dynamic_shared_size_bytes):
+            function.max_dynamic_shared_size_bytes = self.shared_bytes
 
         def launch(**arrays: Any) -> None:
             function(self.grid, self.block, bind(arrays), shared_mem=self.shared_bytes)

@@ -26,6 +26,8 @@ STRATEGIES = (  # the folder's name, then the strategy's; in the order in which 
     "conv.cupy_direct",
     "conv.cupy_im2col_gemm",
     "conv.cupy_fft",
+    "conv.cupy_winograd_f2x3",
+    "conv.cupy_winograd_f4x3",
     "conv.triton_implicit_gemm",
     "pool.torch",
     "pool.numpy",
@@ -145,8 +147,8 @@ class Strategy:
         """Compile and choose tiles for `problem`, which `unsupported` has accepted."""
         raise NotImplementedError
 
-    def workspace_bytes(self, problem: Any) -> int:
-        """Device memory that a launch needs beside its inputs and outputs."""
+    def workspace_bytes(self, problem: Any, **config: Any) -> int:
+        """Device memory that a launch needs beside its inputs and outputs, with one of `configs(problem)`."""
         return 0
 
     def executed_flops(self, problem: Any) -> int:
@@ -195,8 +197,8 @@ class StagedStrategy(Strategy):
         """The arrays beside inputs and outputs that the steps share: name -> (elements, dtype)."""
         return {}
 
-    def workspace_bytes(self, problem: Any) -> int:
-        return sum(elements * DTYPES[dtype] for elements, dtype in self.workspace(problem).values())
+    def workspace_bytes(self, problem: Any, **config: Any) -> int:
+        return sum(elements * DTYPES[dtype] for elements, dtype in self.workspace(problem, **config).values())
 
     def prepare(self, problem: Any, device: str, **config: Any) -> Launch:
         names = (*problem.inputs(), *problem.outputs())

@@ -61,6 +61,7 @@ DEPTHWISE: Space = {**ANY, "channels": (1,), "filters": (1, 2, 3), "groups": (1,
 STEM: Space = {**ANY, "channels": (1, 2, 3, 4), "filters": (1, 8, 17, 33, 64, 65), "groups": (1,)}
 DENSE: Space = {**ANY, "stride": ((1, 1),), "dilation": ((1, 1),)}
 MINIMAL: Space = {**ANY, "window": ((3, 3),), "stride": ((1, 1),), "dilation": ((1, 1),)}
+MINIMAL_SINGLE: Space = {**MINIMAL, "flavour": tuple(flavour for flavour in FLAVOURS if "float64" not in flavour)}
 
 
 def sides(padding: str, window: tuple[int, int], dilation: tuple[int, int]) -> list[tuple[int, int]]:

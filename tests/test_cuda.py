@@ -14,16 +14,20 @@ import pytest
 from gpucnn.bench.machine import Machine
 from gpucnn.bench.oracle import oracles
 from gpucnn.bench.validate import validate
+from gpucnn.kernels import cublas as cublas_calls
 from gpucnn.kernels import cuda
 from gpucnn.kernels.arrays import has_gpu
-from gpucnn.kernels.conv import cupy_direct, cupy_fft, cupy_im2col_gemm
+from gpucnn.kernels.conv import cupy_direct, cupy_fft, cupy_im2col_gemm, cupy_winograd_f2x3, cupy_winograd_f4x3
 from gpucnn.kernels.conv.cupy_im2col_gemm import cuts, needs_columns, needs_epilogue, needs_sums, products
 from gpucnn.kernels.cuda import Kernel
-from gpucnn.kernels.emulator import NotSupportedError, build, cublas, cufft
+from gpucnn.kernels.emulator import NotSupportedError, RawModule, build, cublas, cufft
 from gpucnn.kernels.pool import cupy_max_pool
 from gpucnn.kernels.problem import ConvProblem, parse
 from gpucnn.kernels.rowwise import cupy_softmax
+from gpucnn.kernels.source import inlined
+from gpucnn.kernels.strategy import StagedStrategy
 from gpucnn.reference import conv2d
+from gpucnn.reference.winograd import POINTS, cook_toom
 
 # Arguments ------------------------------------------------------------------------------------------------------------
 
@@ -126,6 +130,10 @@ PROBLEMS = [
     (cupy_direct.strategy, "--layout=channels_last --padding-mode=reflect --bias g3mb1ic9oc6ih7kh2kw5iw11ph1pw2"),
     (cupy_im2col_gemm.strategy, "--bias mb2ic5oc7ih9kh3sh2ph1"),
     (cupy_im2col_gemm.strategy, "--dtype=bfloat16 --layout=channels_last --activation=silu mb3ic8oc4ih6kh1"),
+    (cupy_winograd_f2x3.strategy, "--bias mb2ic5oc7ih9kh3ph1"),
+    (cupy_winograd_f2x3.strategy, "--dtype=float16 --layout=channels_last --activation=silu g2mb1ic8oc4ih6kh3"),
+    (cupy_winograd_f4x3.strategy, "--bias mb2ic5oc7ih9kh3ph1"),
+    (cupy_winograd_f4x3.strategy, "--dtype=bfloat16 --layout=channels_last --activation=silu g2mb1ic8oc4ih6kh3"),
     (cupy_max_pool.strategy, "--op=max_pool2d --return-indices mb2ic3ih9kh3sh2ph1"),
     (cupy_max_pool.strategy, "--op=max_pool2d --layout=channels_last mb2ic3ih9kh3sh2ph1"),
     (cupy_max_pool.strategy, "--op=adaptive_max_pool2d mb1ic3ih9oh4"),
@@ -143,7 +151,7 @@ def test_a_kernel_is_given_what_it_declares(strategy: cuda.CudaStrategy, line: s
         text = cuda.source_text(kernel.source, kernel.name)
         declared = cuda.parameters(text, kernel.name)
         pointers = {name for name, c_type in declared.items() if isinstance(c_type, str)}
-        own = {"columns", "sums"} if strategy is cupy_im2col_gemm.strategy else set()
+        own = {"columns", "sums"} if strategy is cupy_im2col_gemm.strategy else strategy.workspace(problem).keys()
         assert pointers <= {*problem.inputs(), *problem.outputs(), *strategy.null, "b", *own}
         kernel.binder()
 
@@ -158,8 +166,7 @@ def test_a_launch_takes_the_arrays_in_the_problems_order(
     monkeypatch.setattr(Kernel, "load", lambda kernel, device: lambda **given: launched.append(given))
     launch = strategy.prepare(problem, "cpu")
     assert {name for name, _ in launch.stages} <= set(strategy.stages)
-    in_place = isinstance(problem, ConvProblem) and not needs_sums(problem)
-    workspace = {"columns": "columns"} if in_place else {"columns": "columns", "sums": "sums"}
+    workspace = {name: name for name in strategy.workspace(problem)}
     for name, stage in launch.stages:
         if name != "gemm":
             stage(list(problem.inputs()), list(problem.outputs()), workspace)
@@ -279,23 +286,21 @@ LIMITS = (1 << 30, 4000, 500)  # no cut; whole images; parts of an image
 
 @pytest.mark.parametrize("limit", LIMITS)
 @pytest.mark.parametrize("line", MULTIPLIED)
-def test_cuts_cover_every_pixel_once_within_the_limit(line: str, limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cupy_im2col_gemm, "WORKSPACE_LIMIT", limit)
+def test_cuts_cover_every_pixel_once_within_the_limit(line: str, limit: int) -> None:
     problem = parse(line)
     covered = np.zeros((problem.n, problem.p * problem.q), int)
-    for cut in cuts(problem):
+    for cut in cuts(problem, limit):
         covered[cut.image : cut.image + cut.images, cut.pixel : cut.pixel + cut.pixels] += 1
         assert cut.image + cut.images <= problem.n
         assert cut.images == 1 or cut.pixels == covered.shape[1]
     assert (covered == 1).all()
-    assert cupy_im2col_gemm.strategy.workspace_bytes(problem) <= limit
+    assert cupy_im2col_gemm.strategy.workspace_bytes(problem, workspace_limit=limit) <= limit
 
 
 @pytest.mark.parametrize("limit", LIMITS)
 @pytest.mark.parametrize("line", MULTIPLIED)
-def test_products_are_the_convolution(line: str, limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_products_are_the_convolution(line: str, limit: int) -> None:
     """Exactly: integers small enough for float16."""
-    monkeypatch.setattr(cupy_im2col_gemm, "WORKSPACE_LIMIT", limit)
     problem = parse(line)
     last, k, (n, _, p, q) = problem.layout == "channels_last", problem.k, problem.outputs()["y"]
     rng = np.random.default_rng(0)
@@ -307,7 +312,7 @@ def test_products_are_the_convolution(line: str, limit: int, monkeypatch: pytest
     x, w = (np.ascontiguousarray(a.transpose(0, 2, 3, 1) if last else a) for a in (x, w))
     y = np.full((n, p * q, k) if last else (n, k, p * q), np.nan, problem.dtype)
 
-    for cut in cuts(problem):
+    for cut in cuts(problem, limit):
         given = {"w": w, "columns": cut_columns(columns, problem, cut) if needs_columns(problem) else x, "sums": y}
         part = y[cut.image : cut.image + cut.images]
         part = part[:, cut.pixel : cut.pixel + cut.pixels] if last else part[..., cut.pixel : cut.pixel + cut.pixels]
@@ -320,14 +325,51 @@ def test_products_are_the_convolution(line: str, limit: int, monkeypatch: pytest
     np.testing.assert_array_equal(got, expected)
 
 
+@pytest.mark.parametrize("config", [{}, {"workspace_limit": 500}], ids=["default", "500 bytes"])
 @pytest.mark.parametrize("line", MULTIPLIED)
-def test_workspace_bytes_are_what_a_launch_allocates(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workspace_bytes_are_what_a_launch_allocates(
+    line: str, config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     problem = parse(line)
     monkeypatch.setattr(Kernel, "load", lambda kernel, device: None)
-    workspace = cupy_im2col_gemm.strategy.prepare(problem, "cpu").allocate()
+    workspace = cupy_im2col_gemm.strategy.prepare(problem, "cpu", **config).allocate()
     allocated = sum(array.nbytes for array in workspace.values())
-    assert allocated == cupy_im2col_gemm.strategy.workspace_bytes(problem)
+    assert allocated == cupy_im2col_gemm.strategy.workspace_bytes(problem, **config)
     assert allocated > 0 or not (needs_columns(problem) or needs_epilogue(problem))
+
+
+# A workspace below the smaller limit, between the two, and without columns; a pixel that the smaller does not hold.
+@pytest.mark.parametrize(
+    ("line", "limits"),
+    [
+        ("mb32ic64oc64ih14kh3ph1", [1 << 30]),
+        ("mb32ic64oc64ih56kh3ph1", [1 << 30, 64 << 20]),
+        ("mb32ic64oc64ih56kh1", [1 << 30]),
+        ("mb2ic32768oc1ih30kh30", [1 << 30]),
+    ],
+)
+def test_limits_that_cut_differently_are_configurations(line: str, limits: list[int]) -> None:
+    problem = parse(line)
+    assert cupy_im2col_gemm.strategy.configs(problem) == [{"workspace_limit": limit} for limit in limits]
+    for limit in limits:
+        assert cupy_im2col_gemm.strategy.workspace_bytes(problem, workspace_limit=limit) <= limit
+
+
+@pytest.mark.parametrize("limit", LIMITS)
+def test_a_workspace_limit_reaches_the_launch(limit: int) -> None:
+    problem = parse("--bias mb3ic4oc7ih6iw5kh3kw2ph1pw1")
+    rng = np.random.default_rng(0)
+    x, w, b = (rng.integers(-2, 3, shape).astype(np.float32) for shape in problem.inputs().values())
+    y = np.full(problem.outputs()["y"], np.nan, np.float32)
+    launch = cupy_im2col_gemm.strategy.prepare(problem, "cpu", workspace_limit=limit)
+    launch([x, w, b], [y])
+    np.testing.assert_array_equal(y, conv2d(x, w, b, padding=problem.padding_sides()))
+    assert len(launch.stages) == 3 * len(cuts(problem, limit))
+
+
+def test_a_limit_below_one_pixel_is_an_error() -> None:
+    with pytest.raises(ValueError, match="workspace_limit is 95, expected at least 96, one pixel's, for g1mb3ic4"):
+        cupy_im2col_gemm.strategy.prepare(parse("mb3ic4oc7ih6iw5kh3kw2"), "cpu", workspace_limit=95)
 
 
 @pytest.mark.parametrize(
@@ -370,7 +412,137 @@ def test_the_hosts_cublas_has_cupys_names_and_values() -> None:
 def test_cuda_types_are_the_runtimes() -> None:
     runtime = cupy.cuda.runtime
     names = {"float64": "CUDA_R_64F", "float32": "CUDA_R_32F", "float16": "CUDA_R_16F", "bfloat16": "CUDA_R_16BF"}
-    assert {dtype: getattr(runtime, name) for dtype, name in names.items()} == cupy_im2col_gemm.CUDA_TYPES
+    assert {dtype: getattr(runtime, name) for dtype, name in names.items()} == cublas_calls.CUDA_TYPES
+
+
+# Winograd -------------------------------------------------------------------------------------------------------------
+
+MATRICES = """#include "winograd.cuh"
+template <typename F>
+__global__ void matrices(double* AT, double* G, double* BT) {
+  constexpr int m = F::m, a = m + 2;
+  for (int i = 0; i < m * a; ++i) AT[i] = F::AT::at(i / a, i % a);
+  for (int i = 0; i < a * 3; ++i) G[i] = F::G::at(i / 3, i % 3);
+  for (int i = 0; i < a * a; ++i) BT[i] = F::BT::at(i / a, i % a);
+}
+"""
+
+
+@pytest.mark.parametrize("m", [2, 4])
+def test_winograds_matrices_are_cook_tooms_to_the_last_bit(m: int) -> None:
+    """The last of the reference's points, which err the least."""
+    expected = [matrix.astype(np.float64) for matrix in cook_toom(m, 3, POINTS[m][-1])]
+    got = [np.full(matrix.shape, np.nan) for matrix in expected]
+    text = inlined(MATRICES, "matrices.cu", [cuda._ROOT / "include"])
+    name = f"matrices<F{m}x3>"
+    RawModule(code=text, name_expressions=(name,)).get_function(name)((1,), (1,), tuple(got))
+    for matrix, right in zip(got, expected, strict=True):
+        np.testing.assert_array_equal(matrix, right)
+
+
+WINOGRAD = [cupy_winograd_f2x3.strategy, cupy_winograd_f4x3.strategy]
+# Tiles that hang over, in blocks that hang over; channels and filters beyond a block's; more images than one.
+CONFIGURED = [
+    "--bias --activation=relu mb3ic19oc70ih11iw7kh3kw3ph1pw1",
+    "--dtype=float16 --layout=channels_last --padding-mode=circular g2mb3ic10oc70ih8iw9kh3kw3ph1pw1",
+]
+
+
+@pytest.mark.parametrize("line", CONFIGURED)
+@pytest.mark.parametrize("block_k", cupy_winograd_f2x3.FILTERS)
+def test_every_block_of_filters_is_right(block_k: int, line: str) -> None:
+    assert judged(cupy_winograd_f2x3.strategy, line, block_k=block_k) == ""
+
+
+# In one piece; in pieces of a few tiles, which hang over rows and images; of four.
+@pytest.mark.parametrize("line", CONFIGURED)
+@pytest.mark.parametrize("tiles", [1000, 12, 4])
+def test_every_cut_of_the_tiles_is_right(tiles: int, line: str) -> None:
+    strategy, problem = cupy_winograd_f4x3.strategy, parse(line)
+    limit = 4 * sum(cupy_winograd_f4x3.elements(problem, tiles).values())
+    covered = np.zeros(strategy.tiles(problem)["count"], int)
+    for cut in strategy.cuts(problem, limit):
+        covered[cut.first : cut.first + cut.tiles] += 1
+        assert cut.tiles <= tiles
+    assert (covered == 1).all()
+    assert len(strategy.steps(problem, workspace_limit=limit)) == 1 + 3 * len(strategy.cuts(problem, limit))
+    assert strategy.workspace_bytes(problem, workspace_limit=limit) <= limit
+    assert judged(strategy, line, workspace_limit=limit) == ""
+
+
+def judged(strategy: StagedStrategy, line: str, **config: Any) -> str:
+    """What is wrong with a strategy's results with a configuration, or ""."""
+    prepare = type(strategy).prepare
+    configured = type(
+        "Configured",
+        (type(strategy),),
+        {"prepare": lambda self, problem, device: prepare(self, problem, device, **config)},
+    )()
+    return validate(configured, parse(line), Machine("cpu"), oracles(parse(line), seed=0)).message
+
+
+@pytest.mark.parametrize("strategy", WINOGRAD, ids=lambda strategy: strategy.name)
+@pytest.mark.parametrize("line", CONFIGURED)
+def test_winograds_workspace_is_what_a_launch_allocates(
+    strategy: StagedStrategy, line: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Kernel, "load", lambda kernel, device: None)
+    for config in strategy.configs(parse(line)):
+        workspace = strategy.prepare(parse(line), "cpu", **config).allocate()
+        allocated = sum(array.nbytes for array in workspace.values())
+        assert allocated == strategy.workspace_bytes(parse(line), **config) > 0
+
+
+# A large layer has more blocks than fill a GPU; a small one, and one of few filters, do with blocks of half as many.
+@pytest.mark.parametrize(
+    ("line", "block_k"),
+    [("mb32ic64oc64ih56kh3ph1", 64), ("mb1ic512oc512ih7kh3ph1", 32), ("mb32ic32oc32ih56kh3ph1", 32)],
+)
+def test_a_block_of_filters_fits_the_layer(line: str, block_k: int) -> None:
+    configs = cupy_winograd_f2x3.strategy.configs(parse(line))
+    assert configs[0] == {"block_k": block_k}
+    assert {config["block_k"] for config in configs} == set(cupy_winograd_f2x3.FILTERS)
+
+
+@pytest.mark.parametrize(
+    ("line", "limits"),
+    [
+        ("mb1ic64oc64ih56kh3ph1", [1 << 30]),
+        ("mb32ic64oc64ih56kh3ph1", [1 << 30, 64 << 20, 32 << 20]),
+        ("mb32ic512oc512ih14kh3ph1", [1 << 30]),
+        ("mb128ic64oc64ih224kh3ph1", [1 << 30, 64 << 20, 32 << 20]),
+    ],
+)
+def test_limits_that_cut_the_tiles_differently_are_configurations(line: str, limits: list[int]) -> None:
+    problem = parse(line)
+    assert cupy_winograd_f4x3.strategy.configs(problem) == [{"workspace_limit": limit} for limit in limits]
+    for limit in limits:
+        assert cupy_winograd_f4x3.strategy.workspace_bytes(problem, workspace_limit=limit) <= limit
+
+
+def test_a_limit_below_the_transformed_filters_is_an_error() -> None:
+    with pytest.raises(ValueError, match="workspace_limit is 1000, expected at least 6912 for g1mb1ic4"):
+        cupy_winograd_f4x3.strategy.prepare(parse("mb1ic4oc4ih6kh3"), "cpu", workspace_limit=1000)
+
+
+def test_executed_flops_count_whole_tiles() -> None:
+    """7 x 7 outputs are 16 tiles of 2 x 2 and 4 of 4 x 4; a block has 32 of the former, 32 filters and 8 channels."""
+    problem = parse("mb1ic5oc7ih7kh3ph1")
+    assert cupy_winograd_f2x3.strategy.executed_flops(problem) == 2 * 16 * 32 * 32 * 8
+    assert cupy_winograd_f4x3.strategy.executed_flops(problem) == 2 * 36 * 4 * 5 * 7
+
+
+def test_shared_memory_beyond_the_usual_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Function:
+        max_dynamic_shared_size_bytes = cuda.SHARED_BYTES
+
+    monkeypatch.setattr(cuda, "_host_function", lambda text, name: Function)
+    large, small = (
+        cupy_winograd_f2x3.strategy.kernels(parse("mb2ic5oc7ih9kh3ph1"), block_k=size)[1] for size in (64, 32)
+    )
+    for kernel in (large, small):  # of one function, the other asks for less
+        kernel.load("cpu")
+        assert Function.max_dynamic_shared_size_bytes == large.shared_bytes > cuda.SHARED_BYTES
 
 
 # cupy_fft -------------------------------------------------------------------------------------------------------------
@@ -641,6 +813,17 @@ def test_softmax_folds_the_axes_around_its_own() -> None:
             "mb1ic2000oc1ih1000kh11",
             "One image and one filter, in planes of 1000x1000, take more than",
         ),
+        *((s, "mb1ic4oc4ih6kh3sh2", "Winograd's minimal filtering is for stride 1, not 2x2.") for s in WINOGRAD),
+        *((s, "mb1ic4oc4ih6kh5", "The filter is 5x5, and these transforms are for 3x3.") for s in WINOGRAD),
+        *((s, "mb1ic4oc4ih9kh3dh1", "The input tile is dense: dilation must be 1, not 2x2.") for s in WINOGRAD),
+        *((s, "mb1ic2048oc1ih1024kh3", "It indexes an image of x in 32 bits") for s in WINOGRAD),
+        (cupy_winograd_f2x3.strategy, "--dtype=float64 mb1ic4oc4ih6kh3", "It computes in float32, and not float64."),
+        (
+            cupy_winograd_f4x3.strategy,
+            "mb1ic4096oc4096ih6kh3",
+            "Its transformed filters and a few tiles take 2420637696 bytes",
+        ),
+        (cupy_winograd_f4x3.strategy, "mb1ic0oc4ih6kh3", "It multiplies matrices of channels, and there are none."),
         (cupy_max_pool.strategy, "--op=max_pool2d mb1ic2048ih1024kh2", "It indexes an image of x in 32 bits"),
         (cupy_max_pool.strategy, "--op=avg_pool2d mb1ic1ih4kh2", "It computes max_pool2d, adaptive_max_pool2d, not"),
         (cupy_softmax.strategy, "--op=softmax --axis=1 2147483648x1", "It takes fewer than 2^31 rows"),
@@ -650,18 +833,27 @@ def test_softmax_folds_the_axes_around_its_own() -> None:
 def test_what_does_not_run_says_why(
     strategy: cuda.CudaStrategy, line: str, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (cupy_im2col_gemm, cupy_fft):
-        monkeypatch.setattr(module, "_library", lambda device: None)  # as if cuBLAS and cuFFT were there
+    for module, name in ((cublas_calls, "library"), (cupy_fft, "_library")):
+        monkeypatch.setattr(module, name, lambda device: None)  # as if cuBLAS and cuFFT were there
     assert any(found.startswith(reason) for found in strategy.unsupported(parse(line), "cuda"))
 
 
-@pytest.mark.parametrize(("module", "library"), [(cupy_im2col_gemm, "cuBLAS"), (cupy_fft, "cuFFT")])
-def test_a_missing_library_is_a_reason(module: Any, library: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def absent(device: str) -> None:
+@pytest.mark.parametrize(
+    ("module", "name", "strategy", "library"),
+    [
+        (cublas_calls, "library", cupy_im2col_gemm.strategy, "cuBLAS"),
+        (cublas_calls, "library", cupy_winograd_f4x3.strategy, "cuBLAS"),
+        (cupy_fft, "_library", cupy_fft.strategy, "cuFFT"),
+    ],
+)
+def test_a_missing_library_is_a_reason(
+    module: Any, name: str, strategy: cuda.CudaStrategy, library: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def absent(device: str) -> Any:
         raise ImportError(f"lib{library.lower()}.so")
 
-    monkeypatch.setattr(module, "_library", absent)
-    reasons = module.strategy.unsupported(parse("mb1ic2oc3ih4kh1"), "cuda")
+    monkeypatch.setattr(module, name, absent)
+    reasons = strategy.unsupported(parse("mb1ic2oc3ih4kh3"), "cuda")
     package = f"nvidia-{library.lower()}"
     assert reasons == [f"It needs the library {library}, which was not found: pip install {package}."]
 

@@ -12,7 +12,7 @@ import pytest
 
 from gpucnn.bench.inspect import names
 from gpucnn.kernels import cuda
-from gpucnn.kernels.conv import cupy_direct, cupy_fft, cupy_im2col_gemm
+from gpucnn.kernels.conv import cupy_direct, cupy_fft, cupy_im2col_gemm, cupy_winograd_f2x3, cupy_winograd_f4x3
 from gpucnn.kernels.cuda import CompileError, Kernel
 from gpucnn.kernels.offline import compile_cuda
 from gpucnn.kernels.pool import cupy_max_pool
@@ -45,6 +45,20 @@ FFT = [
     "--dtype=float64 --layout=channels_last --bias --activation=gelu mb2ic16oc64ih14kh11ph5",
     "--dtype=bfloat16 --layout=channels_last --bias --activation=silu mb2ic16oc64ih14kh11ph5",
 ]
+WINOGRAD = [
+    f"--dtype={dtype} --layout={layout} --bias --activation={activation} mb2ic16oc64ih14kh3ph1"
+    for dtype, layout, activation in zip(
+        ("float32", "float32", "float16", "float16", "bfloat16", "bfloat16"),
+        ("contiguous", "channels_last") * 3,
+        ("gelu", "tanh", "silu", "gelu", "sigmoid", "relu"),
+        strict=True,
+    )
+]
+WINOGRAD.append("--padding-mode=constant --padding-value=2 mb2ic16oc64ih14kh3ph1")
+WINOGRAD_DOUBLE = [
+    f"--dtype=float64 --layout={layout} --activation=gelu mb2ic16oc64ih14kh3ph1"
+    for layout in ("contiguous", "channels_last")
+]
 MAX_POOL = [
     f"--op=max_pool2d --dtype={dtype} --layout={layout} mb2ic16ih14kh3sh2ph1"
     for dtype in cuda.C_TYPES
@@ -62,6 +76,8 @@ LINES = {
     cupy_direct.strategy: DIRECT,
     cupy_im2col_gemm.strategy: IM2COL,
     cupy_fft.strategy: FFT,
+    cupy_winograd_f2x3.strategy: WINOGRAD,
+    cupy_winograd_f4x3.strategy: WINOGRAD + WINOGRAD_DOUBLE,
     cupy_max_pool.strategy: MAX_POOL,
     cupy_softmax.strategy: SOFTMAX,
 }
@@ -103,12 +119,16 @@ STRUCTS = {
     "conv/cupy_direct.cu": ("Conv2d", "Axis", "Tile"),
     "conv/cupy_im2col_gemm.cu": ("Conv2d", "Cut", "Rows"),
     "conv/cupy_fft.cu": ("Conv2d", "Plane", "Cut", "Products"),
+    "conv/cupy_winograd_f2x3.cu": ("Conv2d", "Tiles", "Filled"),
+    "conv/cupy_winograd_f4x3.cu": ("Conv2d", "Tiles", "Cut"),
     "pool/cupy_max_pool.cu": ("Pool",),
 }
 ANY_KERNEL = {
     "conv/cupy_direct.cu": "conv2d_direct<float, false, 0, NONE, 1, 1, 1, 128>",
     "conv/cupy_im2col_gemm.cu": "im2col<float, false>",
     "conv/cupy_fft.cu": "pad_filters<float, float, false>",
+    "conv/cupy_winograd_f2x3.cu": "transform_filters<float, false>",
+    "conv/cupy_winograd_f4x3.cu": "transform_filters<float, float, false>",
     "pool/cupy_max_pool.cu": "max_pool2d<float, false, false>",
 }
 

@@ -461,14 +461,14 @@ class CupyFft(CudaStrategy):
         reals = 2 * plane_of(problem).pitch
         return {name: (count * reals, number(problem)) for name, count in planes.items()}
 
-    def workspace_bytes(self, problem: ConvProblem) -> int:
-        return super().workspace_bytes(problem) + self.work_area_bytes(problem)
+    def workspace_bytes(self, problem: ConvProblem, **config: Any) -> int:
+        return super().workspace_bytes(problem, **config) + self.work_area_bytes(problem, **config)
 
-    def work_area_bytes(self, problem: ConvProblem) -> int:
+    def work_area_bytes(self, problem: ConvProblem, **config: Any) -> int:
         """What the plans of a launch hold for cuFFT, where a GPU can tell; elsewhere 0."""
         if not has_gpu() or self.unsupported(problem, "cuda"):
             return 0
-        transforms = {step for step in self.steps(problem) if isinstance(step, Transform)}
+        transforms = {step for step in self.steps(problem, **config) if isinstance(step, Transform)}
         return sum(plan_at("cuda", transform, _place("cuda")).work_area_bytes() for transform in transforms)
 
     def executed_flops(self, problem: ConvProblem) -> int:

@@ -7,7 +7,7 @@ Per image and group, with the reduction CRS = C/G*R*S, in rows as NumPy has them
 
 which is y's own memory, so that nothing is moved afterwards.  Images (or groups) are one strided batch; in
 channels_last all images are the rows of one matrix.  A 1x1 filter with stride 1 and no padding has x itself as its
-columns.  Where columns would take more than WORKSPACE_LIMIT, the batch is cut, and an image where one is too many.
+columns.  Where columns would take more than `workspace_limit`, the batch is cut, and an image where one is too many.
 
 Arithmetic: float32 products in float32, in TF32 only where the problem allows it; 16-bit products are summed in float32
 and rounded once: before a bias or an activation, sums stay float32 in the workspace, and the last stage rounds them.
@@ -21,29 +21,23 @@ Source: K. Chellapilla, S. Puri, P. Simard, High Performance Convolutional Neura
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
-from .. import emulator
+from .. import cublas
 from ..arrays import span
+from ..cublas import Matrix
 from ..cuda import C_TYPES, CudaStrategy, Kernel, conv2d_struct, conv2d_too_large, instance
 from ..problem import DTYPES, ConvProblem
 from ..strategy import Budget, Step
 
 SOURCE = "conv/cupy_im2col_gemm.cu"
-WORKSPACE_LIMIT = 1 << 30  # bytes
+WORKSPACE_LIMITS = (1 << 30, 64 << 20)  # bytes; the default, and about a GPU's second-level cache
 ELEMENTS_LIMIT = 1 << 30  # of a cut: the kernels index it in 32 bits
 THREADS = 256
 BLOCKS = 1 << 14  # at most; threads then take several elements
-
-# cublasMath_t: default products, and no sums in 16 bits when the library splits a reduction.
-DEFAULT_MATH, DISALLOW_REDUCED_PRECISION_REDUCTION = 0, 16
-CUDA_TYPES = {"float64": 1, "float32": 0, "float16": 2, "bfloat16": 14}  # cudaDataType: CUDA_R_64F, 32F, 16F, 16BF
 
 
 @dataclass(frozen=True)
@@ -87,38 +81,24 @@ class Products:
     images: int
     groups: int
 
-    def run(self, cublas: Any, handle: int, problem: ConvProblem, arrays: Mapping[str, Any]) -> None:
+    def run(self, binding: Any, handle: int, problem: ConvProblem, arrays: Mapping[str, Any]) -> None:
         """Multiply on the current stream, the longer of images and groups as a strided batch."""
-        number = np.float64 if problem.dtype == "float64" else np.float32
-        one, zero = np.ones(1, number), np.zeros(1, number)
-        compute = cublas.CUBLAS_COMPUTE_64F if problem.dtype == "float64" else cublas.CUBLAS_COMPUTE_32F
-        if problem.allow_tf32:
-            compute = cublas.CUBLAS_COMPUTE_32F_FAST_TF32
         over_images = self.images >= self.groups
         for i in range(self.groups if over_images else self.images):
             a, b, c = (
                 self._matrix(operand, problem, arrays[operand.array], over_images, i)
                 for operand in (self.a, self.b, self.c)
             )
-            cublas.gemmStridedBatchedEx(
-                handle,
-                *(cublas.CUBLAS_OP_T if operand.transposed else cublas.CUBLAS_OP_N for operand in (self.a, self.b)),
-                *(self.m, self.n, self.k),
-                *(one.ctypes.data, *a, *b, zero.ctypes.data, *c),
-                self.images if over_images else self.groups,
-                compute,
-                cublas.CUBLAS_GEMM_DEFAULT,
-            )
+            batch = self.images if over_images else self.groups
+            cublas.multiply(binding, handle, (self.m, self.n, self.k), a, b, c, batch, problem.allow_tf32)
 
-    def _matrix(
-        self, operand: Operand, problem: ConvProblem, array: Any, over_images: bool, i: int
-    ) -> tuple[int, int, int, int]:
-        """Address, type, leading dimension and batch stride of the i-th batch's first matrix."""
+    def _matrix(self, operand: Operand, problem: ConvProblem, array: Any, over_images: bool, i: int) -> Matrix:
+        """The i-th batch's first matrix."""
         dtype = "float32" if operand.array == "sums" and needs_sums(problem) else problem.dtype
         strides = operand.group_stride, operand.image_stride
         step, stride = strides if over_images else strides[::-1]
         address = span(array)[0] + (operand.offset + i * step) * DTYPES[dtype]
-        return address, CUDA_TYPES[dtype], operand.leading, stride
+        return Matrix(address, dtype, operand.leading, stride, operand.transposed)
 
 
 def needs_columns(problem: ConvProblem) -> bool:
@@ -142,12 +122,17 @@ def pixel_bytes(problem: ConvProblem) -> int:
     return columns + (4 * problem.k if needs_sums(problem) else 0)
 
 
-def cuts(problem: ConvProblem) -> list[Cut]:
-    """The batch in pieces that keep within WORKSPACE_LIMIT and ELEMENTS_LIMIT."""
+def cuts(problem: ConvProblem, workspace_limit: int = WORKSPACE_LIMITS[0]) -> list[Cut]:
+    """The batch in pieces that keep within the limit, in bytes, and ELEMENTS_LIMIT.
+
+    Raises ValueError where one pixel does not.
+    """
+    if (least := pixel_bytes(problem)) > workspace_limit:
+        raise ValueError(f"workspace_limit is {workspace_limit}, expected at least {least}, one pixel's, for {problem}")
     n, plane = problem.n, problem.p * problem.q
     pixels = max(1, ELEMENTS_LIMIT // max(problem.c, problem.k))
     if pixel_bytes(problem):
-        pixels = min(pixels, WORKSPACE_LIMIT // pixel_bytes(problem))
+        pixels = min(pixels, workspace_limit // pixel_bytes(problem))
     if pixels < plane:
         starts = range(0, plane, pixels)
         return [Cut(image, 1, start, min(pixels, plane - start)) for image in range(n) for start in starts]
@@ -249,11 +234,11 @@ class Gemm:
         }
 
     def load(self, device: str) -> Callable[..., None]:
-        (_, cublas), product = _library(device), products(self.problem, self.cut)
+        (_, binding), product = cublas.library(device), products(self.problem, self.cut)
 
         def run(**arrays: Any) -> None:
-            with pinned_math(cublas, device) as handle:
-                product.run(cublas, handle, self.problem, arrays)
+            with cublas.pinned_math(device) as handle:
+                product.run(binding, handle, self.problem, arrays)
 
         return run
 
@@ -266,28 +251,30 @@ class CupyIm2colGemm(CudaStrategy):
     budget = Budget(shared_bytes=0)
 
     def lacks(self, device: str) -> list[str]:
-        if lacking := super().lacks(device):
-            return lacking
-        try:
-            _library(device)
-        except ImportError:
-            return ["It needs the library cuBLAS, which was not found: pip install nvidia-cublas."]
-        return []
+        return super().lacks(device) or cublas.lacking(device)
 
     def limits(self, problem: ConvProblem, device: str) -> list[str]:
         reasons = conv2d_too_large(problem)
-        if pixel_bytes(problem) > WORKSPACE_LIMIT:
-            reasons.append(f"One output's window takes {pixel_bytes(problem)} bytes; it allows {WORKSPACE_LIMIT}.")
+        if pixel_bytes(problem) > WORKSPACE_LIMITS[0]:
+            reasons.append(f"One output's window takes {pixel_bytes(problem)} bytes; it allows {WORKSPACE_LIMITS[0]}.")
         return reasons
 
+    def configs(self, problem: ConvProblem) -> list[dict[str, Any]]:
+        """Those of WORKSPACE_LIMITS that cut the batch differently."""
+        different: dict[tuple[Cut, ...], int] = {}
+        for limit in WORKSPACE_LIMITS:
+            if pixel_bytes(problem) <= limit:
+                different.setdefault(tuple(cuts(problem, limit)), limit)
+        return [{"workspace_limit": limit} for limit in different.values()]
+
     def workspace(self, problem: ConvProblem, **config: Any) -> dict[str, tuple[int, str]]:
-        p, pixels = problem, max((cut.images * cut.pixels for cut in cuts(problem)), default=0)
+        p, pixels = problem, max((cut.images * cut.pixels for cut in cuts(problem, **config)), default=0)
         columns = {"columns": (pixels * p.c * p.r * p.s, p.dtype)} if needs_columns(p) else {}
         return {**columns, "sums": (pixels * p.k, "float32")} if needs_sums(p) else columns
 
     def steps(self, problem: ConvProblem, **config: Any) -> list[Step]:
         """Its stages repeat where the batch is cut."""
-        return [step for cut in cuts(problem) for step in self._round(problem, cut)]
+        return [step for cut in cuts(problem, **config) for step in self._round(problem, cut)]
 
     def _round(self, problem: ConvProblem, cut: Cut) -> Iterator[Step]:
         """The steps of one cut."""
@@ -296,34 +283,6 @@ class CupyIm2colGemm(CudaStrategy):
         yield Gemm(problem, cut)
         if needs_epilogue(problem):
             yield epilogue_kernel(problem, cut)
-
-
-def _library(device: str) -> tuple[Any, Any]:
-    """(the array library, its binding of cuBLAS) of a device; ImportError where cuBLAS is not installed."""
-    if device == "cpu":
-        return np, emulator.cublas
-    import cupy
-
-    return cupy, cupy.cuda.cublas
-
-
-@contextlib.contextmanager
-def pinned_math(cublas: Any, device: str) -> Iterator[int]:
-    """The device's handle, which all users of CuPy share.
-
-    Whatever they allowed it, a product here has its own compute type's precision.
-    """
-    handle = 0
-    if device == "cuda":
-        import cupy
-
-        handle = cupy.cuda.Device().cublas_handle
-    before = cublas.getMathMode(handle)
-    cublas.setMathMode(handle, DEFAULT_MATH | DISALLOW_REDUCED_PRECISION_REDUCTION)
-    try:
-        yield handle
-    finally:
-        cublas.setMathMode(handle, before)
 
 
 strategy = CupyIm2colGemm()

@@ -10,6 +10,7 @@ Source: M. Mathieu, M. Henaff, Y. LeCun, Fast Training of Convolutional Networks
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -61,7 +62,7 @@ class NumpyFft(NumpyConv):
         (sh, sw), rows, cols = p.stride, (p.p - 1) * p.stride[0] + 1, (p.q - 1) * p.stride[1] + 1
         return y[:, :, :rows:sh, :cols:sw]
 
-    def workspace_bytes(self, problem: ConvProblem) -> int:
+    def workspace_bytes(self, problem: ConvProblem, **config: Any) -> int:
         p, (rows, cols) = problem, spectrum_size(problem)
         spectra = p.n * p.c + p.k * p.c // p.groups + p.n * p.k
         return spectra * rows * (cols // 2 + 1) * (16 if p.dtype == "float64" else 8)

@@ -7,6 +7,8 @@ Source: K. Chellapilla, S. Puri, P. Simard, High Performance Convolutional Neura
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from ..host import NumpyConv, tap
@@ -35,7 +37,7 @@ class NumpyIm2colGemm(NumpyConv):
         filters = w.reshape(p.groups, p.k // p.groups, p.reduction_length())
         return (filters @ columns).reshape(p.n, p.k, p.p, p.q)
 
-    def workspace_bytes(self, problem: ConvProblem) -> int:
+    def workspace_bytes(self, problem: ConvProblem, **config: Any) -> int:
         itemsize = 8 if problem.dtype == "float64" else 4
         return problem.n * problem.c * problem.r * problem.s * problem.p * problem.q * itemsize
 

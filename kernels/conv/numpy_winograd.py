@@ -10,6 +10,8 @@ Source: A. Lavin, S. Gray, Fast Algorithms for Convolutional Neural Networks (20
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from ..host import NumpyConv
@@ -51,7 +53,7 @@ class NumpyWinograd(NumpyConv):
         y = both_axes(at, u @ v).reshape(m, m, p.k, p.n, down, across)
         return y.transpose(3, 2, 4, 0, 5, 1).reshape(p.n, p.k, down * m, across * m)[:, :, : p.p, : p.q]
 
-    def workspace_bytes(self, problem: ConvProblem) -> int:
+    def workspace_bytes(self, problem: ConvProblem, **config: Any) -> int:
         p, a, (down, across) = problem, self.m + 2, self.tiles(problem)
         tiles = p.n * down * across * (p.c + p.k)
         return a * a * (tiles + p.k * p.c // p.groups) * (8 if p.dtype == "float64" else 4)

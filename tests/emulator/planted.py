@@ -137,6 +137,13 @@ IM2COL_LAST = problem("conv.cupy_im2col_gemm", "--layout=channels_last mb2ic5oc7
 # Three chunks of channels, planes of which no tile is a divisor, and channels that a tile of 32 hangs over.
 FFT = problem("conv.cupy_fft", "--bias mb5ic19oc9ih9iw7kh5kw3ph2pw1", tile=[8, 4, 4, 8, 8])
 FFT_LAST = problem("conv.cupy_fft", "--layout=channels_last mb2ic35oc9ih9iw34kh3kw3ph1pw1")
+# Several chunks of channels, two runs of filters, and tiles that hang over all of these, rows, columns and images.
+F2X3 = problem("conv.cupy_winograd_f2x3", "--bias mb3ic19oc70ih7iw9kh3kw3ph1pw1", block_k=64)
+F2X3_LAST = problem(
+    "conv.cupy_winograd_f2x3", "--layout=channels_last --bias mb3ic19oc70ih7iw9kh3kw3ph1pw1", block_k=64
+)
+F4X3 = problem("conv.cupy_winograd_f4x3", "--bias mb3ic5oc7ih7iw9kh3kw3ph1pw1")
+F4X3_LAST = problem("conv.cupy_winograd_f4x3", "--layout=channels_last --bias g2mb3ic6oc10ih7iw9kh3kw3ph1pw1")
 POOL = problem("pool.cupy_max_pool", "--op=max_pool2d --return-indices mb2ic3ih9kh3sh2ph1")
 POOL_DILATED = problem("pool.cupy_max_pool", "--op=max_pool2d mb2ic3ih13kh3sh2dh1ph1")
 POOL_ADAPTIVE = problem("pool.cupy_max_pool", "--op=adaptive_max_pool2d mb1ic2ih40oh9")
@@ -150,6 +157,11 @@ DIRECT, GEMM, FOURIER, MAX, SOFTMAX = (
     "conv/cupy_fft.cu",
     "pool/cupy_max_pool.cu",
     "rowwise/cupy_softmax.cu",
+)
+WINOGRAD, WINOGRAD_F2X3, WINOGRAD_F4X3 = (
+    "include/winograd.cuh",
+    "conv/cupy_winograd_f2x3.cu",
+    "conv/cupy_winograd_f4x3.cu",
 )
 GEOMETRY, MINE = "include/conv2d.cuh", OWN.name
 BUGS = [
@@ -325,6 +337,40 @@ BUGS = [
         "atomicAdd(total, warps[0] + warps[1] + warps[2] + warps[3])",
         "*total += warps[0] + warps[1] + warps[2] + warps[3]",
         _total,
+    ),
+    # Winograd's.
+    Bug("no barrier before sources are read", WINOGRAD_F2X3, "__syncthreads();  // `source`", "// `source`", F2X3),
+    Bug("no barrier before the first chunk is read", WINOGRAD_F2X3, "__syncthreads();  // the first", "// the", F2X3),
+    Bug("no barrier between two chunks", WINOGRAD_F2X3, "__syncthreads();  // the next", "// the next", F2X3),
+    Bug("no barrier before sums are overwritten", WINOGRAD_F2X3, "__syncthreads();  // the last", "// the last", F2X3),
+    Bug("no barrier before sums are read", WINOGRAD_F2X3, "__syncthreads();  // the sums", "// the sums", F2X3),
+    Bug(
+        "does not wait for a chunk's copies",
+        WINOGRAD_F2X3,
+        "    __pipeline_wait_prior(0);\n    __syncthreads();  // the next",
+        "    __pipeline_wait_prior(1);\n    __syncthreads();  // the next",
+        F2X3,
+    ),
+    Bug("one buffer for both chunks", WINOGRAD_F2X3, "store_inputs(buffer ^ 1)", "store_inputs(buffer)", F2X3),
+    Bug("reads channels that are not there", WINOGRAD_F2X3, "c0 + CHANNELS + own_c < group_c", "true", F2X3),
+    Bug("transforms filters that are not there", WINOGRAD_F2X3, "k < group_k && c < group_c", "c < group_c", F2X3),
+    Bug("writes tiles that are not there", WINOGRAD_F2X3, "tile >= tiles.count || k >=", "k >=", F2X3),
+    Bug("writes filters beyond a group's", WINOGRAD_F2X3, " || k >= group_k) continue", ") continue", F2X3_LAST),
+    Bug("a pitch too small for the tiles", WINOGRAD_F2X3, "POINTS * TILES + 4;", "POINTS * TILES - 4;", F2X3),
+    Bug("a pitch too small for the sums", WINOGRAD_F2X3, "M_PITCH = 32 + 4", "M_PITCH = 28", F2X3_LAST),
+    Bug("writes a tile's row too many", WINOGRAD, "if (place.p + i >= conv.P) break;", "", F2X3),
+    Bug("writes a tile's column too many", WINOGRAD, "if (place.q + j < conv.Q) y", "y", F4X3),
+    Bug("rows of a tile stored at once, not aligned", WINOGRAD, "conv.Q % SIDE == 0", "conv.Q > 0", F4X3),
+    Bug("a sign wrong in a matrix", WINOGRAD, "{0, 0.5, -1, -0.5, 1, 0}", "{0, 0.5, -1, 0.5, 1, 0}", F4X3),
+    Bug("a filter transposed", WINOGRAD, "g[tap / 3][tap % 3]", "g[tap % 3][tap / 3]", F4X3_LAST),
+    Bug("one filter too many", WINOGRAD_F4X3, "i >= K * group_c", "i > K * group_c", F4X3),
+    Bug("channels beyond the last", WINOGRAD_F4X3, "own.tile >= cut.tiles || own.channel >= conv.C", "false", F4X3),
+    Bug("tiles beyond the last", WINOGRAD_F4X3, "own.tile >= cut.tiles || own.channel >= conv.K", "false", F4X3_LAST),
+    Bug(
+        "rows that overlap", WINOGRAD_F4X3, ": channel * cut.pitch + tile;", ": channel * (cut.pitch - 8) + tile;", F4X3
+    ),
+    Bug(
+        "a group's channels side by side", WINOGRAD_F4X3, "(channel / per_group * cut.tiles + tile)", "tile", F4X3_LAST
     ),
 ]
 
