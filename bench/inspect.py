@@ -139,6 +139,8 @@ def jobs(
         given = typical(operations)
     found: list[Job] = []
     for strategy in chosen:
+        foreign = {arch: strategy.foreign(arch) for arch in archs}
+        skipped.update({f"{strategy.name}: {' '.join(reasons)}": None for reasons in foreign.values() if reasons})
         for problem in given:
             if problem.operation not in strategy.operations:
                 continue
@@ -150,7 +152,7 @@ def jobs(
                 continue
             for config in strategy.configs(problem)[: None if every else 1]:
                 for kernel in _kernels(strategy, problem, config):
-                    found += [Job(strategy, problem, config, kernel, arch) for arch in archs]
+                    found += [Job(strategy, problem, config, kernel, arch) for arch in archs if not foreign[arch]]
     if not found:
         said = " ".join(skipped) or f"{', '.join(strategy.name for strategy in chosen)} compute no such problem."
         raise UsageError(f"there is nothing to compile. {said}")

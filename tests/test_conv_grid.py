@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from conv_grid import ANY, COUNT, DEPTHWISE, MINIMAL, STEM, chosen, covering, drawn, pairs
+from conv_grid import ANY, BOXED, COUNT, DEPTHWISE, MINIMAL, STEM, chosen, covering, drawn, pairs
 
 from gpucnn.bench.inputs import integers
 
-SPACES = {"any": ANY, "depthwise": DEPTHWISE, "stem": STEM, "minimal": MINIMAL}
+SPACES = {"any": ANY, "depthwise": DEPTHWISE, "stem": STEM, "minimal": MINIMAL, "boxed": BOXED}
 
 
 @pytest.mark.parametrize("space", SPACES.values(), ids=SPACES)
