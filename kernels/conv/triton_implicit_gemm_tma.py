@@ -1,11 +1,11 @@
-"""Implicit-GEMM convolution whose operands the Tensor Memory Accelerator loads: boxes of NHWC input, at shifted offsets.
+"""Implicit-GEMM convolution whose operands Hopper's tensor memory accelerator loads: boxes of input, moved by the tap.
 
-y[k, m] = sum of w[k, d] * x[d, m] over d = (r,s,c), as in `triton_implicit_gemm`; but the BLOCK_M pixels m of a tile are
-a box of BOX_N images x BOX_H rows x BOX_W columns.  What one filter tap reads of x is then a box too, moved by the tap,
-and one instruction of one thread loads it: no address and no mask is computed for pixels.  Beyond an edge the hardware
-fills in zeros, which are the padding.  The filter is the first operand of Hopper's warp-group product and the pixels
-the second, because the second is read from shared memory, where the box lies.  A program computes many tiles in turn,
-so that the next one's boxes are on their way while one is stored.
+y[k, m] = sum of w[k, d] * x[d, m] over d = (r,s,c), as `triton_implicit_gemm` has it; but the BLOCK_M pixels m of a
+tile are a box of BOX_N images x BOX_H rows x BOX_W columns.  What one filter tap reads of x is then a box too, and one
+instruction of one thread loads it: no address and no mask is computed for pixels.  Beyond an edge the hardware fills in
+zeros, which are the padding.  The filter is the first operand of the warp-group product and the pixels are the second,
+because the second is read from shared memory, where the box lies.  A program computes many tiles in turn, so that the
+next one's boxes are on their way while one is stored.
 
 What a stride makes of an axis: where all taps read rows of the same remainder by the stride (one tap, or a dilation
 that is a multiple of the stride), these rows alone are an axis of the box.  Otherwise rows are an axis of H/stride and
@@ -28,7 +28,6 @@ boxes of pixels: this project's own.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import NamedTuple
@@ -47,7 +46,6 @@ from ..triton_common import (
     distinct,
     multiprocessors,
     pointers,
-    power_of_two,
 )
 from .triton_implicit_gemm import is_padded, is_pixelwise
 
@@ -90,6 +88,7 @@ TILES = {
         Tile(64, 64, 32, 1, 4, 3),
     ),
 }
+LEAST_K = 64  # filters of a tile: the rows of a warp group's product
 TERMS = 64  # of a strict float32 sum, at least: see above
 
 
@@ -245,8 +244,7 @@ def must_divide(problem: ConvProblem) -> bool:
 def depths(problem: ConvProblem) -> list[int]:
     """The numbers of channels that a step may have: at least what a tensor core multiplies at once."""
     channels, least = problem.c // problem.groups, 32 // DTYPES[problem.dtype]
-    found = [depth for depth in (4 * least, 2 * least, least) if not must_divide(problem) or channels % depth == 0]
-    return found
+    return [depth for depth in (4 * least, 2 * least, least) if not must_divide(problem) or channels % depth == 0]
 
 
 def fitted(tile: Tile, problem: ConvProblem) -> Tile:
@@ -298,27 +296,27 @@ class TritonImplicitGemmTma(TritonStrategy):
 
     def limits(self, problem: ConvProblem, device: str) -> list[str]:
         p, reasons = problem, []
-        channels, unit = p.c // p.groups, 16 // DTYPES[p.dtype]
+        channels, vector, step = p.c // p.groups, 16 // DTYPES[p.dtype], 32 // DTYPES[p.dtype]
         if p.dtype == "float64":
             reasons.append("It computes float32, float16 and bfloat16: Hopper's warp-group products have no float64.")
         if p.layout != "channels_last":
             reasons.append("It needs layout channels_last, where a box's channels lie together.")
         if is_padded(p) and p.padding_mode != "zeros" and (p.padding_mode, p.padding_value) != ("constant", 0.0):
             reasons.append("It pads with zeros, which the hardware fills in.")
-        if channels % unit or p.k % unit or not channels:
-            reasons.append(f"It needs channels and filters in multiples of {unit}, which is 16 bytes.")
+        if channels % vector or p.k % vector or not channels:
+            reasons.append(f"It needs channels and filters in multiples of {vector}, which is 16 bytes.")
         if p.dtype == "float32" and not p.allow_tf32 and p.reduction_length() < TERMS:
             reasons.append(f"In strict float32 it needs sums of {TERMS} products, within whose error its own lies.")
         for name, size, view in zip("HW", (p.h, p.w), axes(p), strict=True):
             if view.size < 1:
                 reasons.append(f"It needs some window that meets the input along {name}.")
-            if view.phases > 1 and size % view.phases:
-                reasons.append(f"With stride {view.phases} and several taps it needs an even multiple of it as {name}.")
-        if must_divide(p) and channels % (32 // DTYPES[p.dtype]):
-            reasons.append(f"With groups, or a stride along W, it needs {32 // DTYPES[p.dtype]} channels or a multiple.")
-        if p.groups > 1 and p.k // p.groups % 64:
-            reasons.append("It needs 64 filters in a group, or a multiple: a tile has those of one group.")
-        if max(p.n * p.h * p.w, p.n * p.p * p.q) >= 2**31 or not reasons and tiles(table(p)[-1], p) >= 2**31:
+            if size % view.phases:
+                reasons.append(f"With a stride along {name} of {view.phases} it needs {name} to be a multiple of that.")
+        if must_divide(p) and channels % step:
+            reasons.append(f"With groups, or a stride along W, it needs channels in multiples of {step}.")
+        if p.groups > 1 and p.k // p.groups % LEAST_K:
+            reasons.append(f"It needs each group's filters in multiples of {LEAST_K}: no tile has those of two groups.")
+        if max(p.n * p.h * p.w, p.n * p.p * p.q) >= 2**31 or (not reasons and tiles(table(p)[-1], p) >= 2**31):
             reasons.append("It counts pixels and tiles in 32 bits.")
         return reasons
 
