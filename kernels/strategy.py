@@ -27,6 +27,7 @@ STRATEGIES = (  # the folder's name, then the strategy's; in the order in which 
     "conv.cupy_im2col_gemm",
     "conv.triton_implicit_gemm",
     "conv.triton_implicit_gemm_tma",
+    "conv.triton_stem",
     "pool.torch",
     "pool.numpy",
     "pool.cupy_max_pool",

@@ -45,6 +45,11 @@ SIZES = ((5, 5), (8, 8), (7, 12), (13, 6), (16, 17), (1, 19))
 Space = Mapping[str, tuple[Any, ...]]
 
 
+def is_shown(problem: ConvProblem) -> bool:
+    """Whether ReLU leaves something to see, as it may not of a few sums."""
+    return problem.activation is None or problem.n * problem.k * problem.p * problem.q >= 16
+
+
 def is_boxed(problem: ConvProblem) -> bool:
     """Whether boxes hold what each filter tap reads, and no tile or step has filters or channels of two groups.
 
@@ -79,7 +84,13 @@ ANY: Space = {
     "mode": PADDING_MODES,
 }
 DEPTHWISE: Space = {**ANY, "channels": (1,), "filters": (1, 2, 3), "groups": (1, 3, 5, 8, 17, 33, 64)}
-STEM: Space = {**ANY, "channels": (1, 2, 3, 4), "filters": (1, 8, 17, 33, 64, 65), "groups": (1,)}
+STEM: Space = {
+    **ANY,
+    "channels": (1, 2, 3, 4),
+    "filters": (1, 8, 17, 33, 64, 65),
+    "groups": (1,),
+    "only": (is_shown,),
+}
 DENSE: Space = {**ANY, "stride": ((1, 1),), "dilation": ((1, 1),)}
 BOXED: Space = {
     **ANY,

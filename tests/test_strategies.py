@@ -7,7 +7,7 @@ a GPU (`make gpu`), all that run there.  Each is exact on small integers where i
 from functools import lru_cache
 
 import pytest
-from conv_grid import ANY, BOXED, COUNT, DENSE, MINIMAL, covering, in_float32
+from conv_grid import ANY, BOXED, COUNT, DENSE, MINIMAL, STEM, covering, in_float32
 
 from gpucnn.bench.inputs import integers
 from gpucnn.bench.machine import Machine
@@ -85,6 +85,7 @@ GRIDS = {
     "numpy_winograd_f4x3": in_float32(MINIMAL),
     "numpy_fft": in_float32(DENSE),
     "triton_implicit_gemm_tma": BOXED,
+    "triton_stem": STEM,
 }
 FEW = 100
 
