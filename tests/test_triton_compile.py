@@ -41,6 +41,12 @@ conv.triton_implicit_gemm_tma --dtype=float16 --layout=channels_last --bias --ac
 conv.triton_implicit_gemm_tma --allow-tf32 --layout=channels_last mb32ic24ih28oc64kh3ph2dh1
 conv.triton_implicit_gemm_tma --dtype=float16 --layout=channels_last mb32ic8ih28oc64kh3sh2dh1
 conv.triton_implicit_gemm_tma --dtype=bfloat16 --layout=channels_last mb32ic512ih14oc2048kh1
+conv.triton_stem --dtype=float16 --layout=channels_last mb32ic3ih224oc128oh112kh7sh2ph3
+conv.triton_stem --allow-tf32 --bias --activation=gelu mb32ic3ih224oc128oh112kh3sh2ph1
+conv.triton_stem --padding-mode=reflect --bias --activation=tanh mb32ic3ih224oc64oh56kh11sh4ph2
+conv.triton_stem --dtype=float64 --layout=channels_last --padding-mode=constant --padding-value=1 mb32ic4ih224oc64kh3ph1
+conv.triton_stem --dtype=bfloat16 --padding-mode=circular --activation=silu mb32ic1ih224oc64kh5ph2dh1
+conv.triton_stem --dtype=float16 --layout=channels_last mb32768ic4ih224oc64oh111kh3sh2
 pool.triton_max_pool --op=max_pool2d --dtype=float16 --layout=channels_last mb8ic64ih112oh56kh3sh2ph1
 pool.triton_max_pool --op=max_pool2d --return-indices mb8ic64ih112oh56kh3sh2ph1
 pool.triton_max_pool --op=max_pool2d --dtype=float16 --layout=channels_last --return-indices mb8ic64ih112oh56kh3sh2ph1
@@ -80,6 +86,8 @@ conv.triton_implicit_gemm --bias mb1ic1ih16oc16kh1
 conv.triton_implicit_gemm_tma --bias --dtype=float16 --layout=channels_last mb1ic16ih16oc16kh1
 conv.triton_implicit_gemm_tma --allow-tf32 --layout=channels_last mb16ic16ih32oc16kh3sh2ph1
 conv.triton_implicit_gemm_tma --dtype=float16 --layout=channels_last mb16ic24ih32oc16kh3sh2ph1dh1
+conv.triton_stem --bias mb1ic1ih16oc16kh1
+conv.triton_stem --dtype=float16 --layout=channels_last mb16ic4ih16oc16kh1
 pool.triton_max_pool --op=max_pool2d --return-indices mb1ic1ih16kh2sh2
 pool.triton_avg_pool --op=avg_pool2d mb1ic1ih16kh2sh2
 rowwise.triton_softmax --op=softmax 1x16
