@@ -44,7 +44,7 @@ conv.triton_implicit_gemm_tma --dtype=bfloat16 --layout=channels_last mb32ic512i
 conv.triton_stem --dtype=float16 --layout=channels_last mb32ic3ih224oc128oh112kh7sh2ph3
 conv.triton_stem --allow-tf32 --bias --activation=gelu mb32ic3ih224oc128oh112kh3sh2ph1
 conv.triton_stem --padding-mode=reflect --bias --activation=tanh mb32ic3ih224oc64oh56kh11sh4ph2
-conv.triton_stem --dtype=float64 --layout=channels_last --padding-mode=constant --padding-value=1 mb32ic4ih224oc64kh3ph1
+conv.triton_stem --dtype=float64 --activation=tanh --layout=channels_last --padding-mode=constant --padding-value=1 mb32ic4ih224oc64kh3ph1
 conv.triton_stem --dtype=bfloat16 --padding-mode=circular --activation=silu mb32ic1ih224oc64kh5ph2dh1
 conv.triton_stem --dtype=float16 --layout=channels_last mb32768ic4ih224oc64oh111kh3sh2
 pool.triton_max_pool --op=max_pool2d --dtype=float16 --layout=channels_last mb8ic64ih112oh56kh3sh2ph1

@@ -56,13 +56,13 @@ class Tile(NamedTuple):
 # By arithmetic; first what suits most layers.
 TILES = {
     "16-bit": (
-        Tile(128, 128, 64, 8, 4),
-        Tile(64, 128, 64, 4, 4),
-        Tile(64, 256, 64, 8, 4),
-        Tile(64, 64, 64, 4, 4),
-        Tile(32, 128, 64, 4, 4),
-        Tile(32, 64, 64, 4, 4),
-        Tile(32, 32, 64, 2, 4),
+        Tile(128, 128, 32, 8, 4),
+        Tile(64, 128, 32, 4, 4),
+        Tile(64, 256, 32, 8, 4),
+        Tile(64, 64, 32, 4, 4),
+        Tile(32, 128, 32, 8, 4),
+        Tile(32, 64, 32, 4, 4),
+        Tile(32, 32, 32, 2, 4),
     ),
     "tf32": (
         Tile(128, 128, 32, 8, 3),
@@ -79,7 +79,7 @@ TILES = {
         Tile(32, 32, 16, 2, 3),
     ),
     "float64": (
-        Tile(64, 64, 16, 4, 3),
+        Tile(64, 64, 16, 8, 3),
         Tile(32, 64, 16, 4, 3),
         Tile(32, 32, 16, 2, 3),
     ),
@@ -193,12 +193,12 @@ def fitted(tile: Tile, problem: ConvProblem) -> Tile:
 
     >>> from gpucnn.kernels.problem import parse
     >>> layers = [parse(f"--dtype=float16 mb1ic3ih224oc64kh{size}") for size in (3, 7, 11)]
-    >>> [fitted(Tile(64, 128, 64, 4, 4), layer).block_d for layer in layers]
-    [16, 32, 64]
+    >>> [fitted(Tile(64, 128, 32, 4, 4), layer).block_d for layer in layers]
+    [16, 32, 32]
     """
     p = problem
     depth = p.r * p.s * channels(p)
-    depths = [size for size in (16, 32, 64) if size <= tile.block_d]
+    depths = [size for size in (16, 32) if size <= tile.block_d]
     return tile._replace(
         block_k=min(tile.block_k, power_of_two(p.k, 16)),
         block_m=min(tile.block_m, power_of_two(p.n * p.p * p.q, 16)),
@@ -220,7 +220,7 @@ class TritonStem(TritonStrategy):
     name = "triton_stem"
     operations = ("conv2d",)
     stages = ("pad", "gemm")
-    budget = Budget(shared_bytes=160 << 10)
+    budget = Budget(shared_bytes=96 << 10)
 
     def limits(self, problem: ConvProblem, device: str) -> list[str]:
         reasons = []
