@@ -42,7 +42,7 @@ DILATIONS = ((1, 1), (2, 2), (1, 3))
 PADDINGS = ("valid", "same", "causal", "uneven", "beyond")
 SIZES = ((5, 5), (8, 8), (7, 12), (13, 6), (16, 17), (1, 19))
 
-Space = Mapping[str, tuple[Any, ...]]
+Space = Mapping[str, tuple[Any, ...]]  # values of each parameter; under "only" a function that says what belongs to it
 
 
 def is_shown(problem: ConvProblem) -> bool:

@@ -20,10 +20,11 @@ more stay within the bound of float32's own sums.  Where hi rounds to infinity, 
 FLOPs: those of the direct algorithm, times the waste of tiles that hang over K, the pixels, or C.
 Bytes: w once, y once; x once from memory, and once per tap and tile of K from L2.
 Limits: bytes from L2 to shared memory, (1/BLOCK_K + 1/BLOCK_M) of an operand's each; a small output with a long
-reduction leaves multiprocessors idle; fewer than 64 filters fill a part of the product's 64 rows.
+reduction leaves multiprocessors idle; fewer than 64 filters fill a part of the product's 64 rows.  On the host, Triton
+encodes three descriptors at every launch.
 
-Source: CUTLASS's implicit GEMM for Hopper (NVIDIA, 2024) has the same loads in a mode that Triton does not give;
-boxes of pixels: this project's own.
+Source: NVIDIA, CUTLASS 3, implicit GEMM for sm_90, whose loads follow the output pixels over the ends of rows, by a
+mode of the accelerator that Triton does not reach; hence boxes here.
 """
 
 from __future__ import annotations

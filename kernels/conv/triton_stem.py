@@ -15,7 +15,8 @@ stride 2, in 16 bits, 0.4 MB an image beside the 1.9 MB that x and y are; of the
 Limits: bytes of y on an H100 and FLOPs on an A100, as they are near to each other for 64 filters; launches, for a
 small batch.
 
-Source: the layout is that of NVIDIA's NC/4HW4 and of cuDNN's padding to four channels; tiles as `triton_implicit_gemm`.
+Source: NVIDIA, Convolutional Layers User's Guide, which has first layers padded to four channels; the tiles are those
+of `triton_implicit_gemm`.
 """
 
 from __future__ import annotations
