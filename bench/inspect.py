@@ -27,9 +27,12 @@ ARCHS = ("sm_80", "sm_90")
 LAYOUTS = {"float32": "contiguous", "float16": "channels_last"}  # of the problems below, in each dtype
 THREADS = 256  # of a block, where neither the file nor the command says how many
 
-# A typical layer of each operator: ResNet-50's where it has one, with a batch that fills a GPU.
+# A typical layer of each operator: ResNet-50's where it has one, with a batch that fills a GPU.  A strategy that does
+# not compute its operator's first is compiled for the next that it does: a depthwise layer, a network's first.
 PROBLEMS = (
     "mb32ic64ih56oc64oh56kh3ph1",
+    "g128mb32ic128ih56oc128oh56kh3ph1",
+    "mb32ic3ih224oc64oh112kh7sh2ph3",
     "--op=max_pool2d mb32ic64ih112oh56kh3sh2ph1",
     "--op=avg_pool2d mb32ic192ih28oh28kh3ph1",
     "--op=sum_pool2d mb32ic192ih28oh28kh3ph1",
@@ -139,9 +142,10 @@ def jobs(
         given = typical(operations)
     found: list[Job] = []
     for strategy in chosen:
-        for problem in given:
-            if problem.operation not in strategy.operations:
-                continue
+        foreign = {arch: strategy.foreign(arch) for arch in archs}
+        skipped.update({f"{strategy.name}: {' '.join(reasons)}": None for reasons in foreign.values() if reasons})
+        computed = [problem for problem in given if problem.operation in strategy.operations]
+        for problem in computed if lines else _first_of_each(strategy, computed):
             missing = isinstance(strategy, Missing)
             # Compiling needs less than a launch: what `lacks` gives is no reason against it.
             if reasons := [strategy.reason] if missing else strategy.limits(problem, "cuda"):
@@ -150,7 +154,7 @@ def jobs(
                 continue
             for config in strategy.configs(problem)[: None if every else 1]:
                 for kernel in _kernels(strategy, problem, config):
-                    found += [Job(strategy, problem, config, kernel, arch) for arch in archs]
+                    found += [Job(strategy, problem, config, kernel, arch) for arch in archs if not foreign[arch]]
     if not found:
         said = " ".join(skipped) or f"{', '.join(strategy.name for strategy in chosen)} compute no such problem."
         raise UsageError(f"there is nothing to compile. {said}")
@@ -163,6 +167,17 @@ def typical(operations: Sequence[str]) -> list[Problem]:
         problem
         for dtype, layout in LAYOUTS.items()
         for problem in problems.select(PROBLEMS, operations=operations, dtypes=[dtype], layout=layout).problems
+    ]
+
+
+def _first_of_each(strategy: Strategy, given: Sequence[Problem]) -> list[Problem]:
+    """For each operator and dtype the first problem that the strategy computes, or else the first."""
+    groups: dict[tuple[str, str], list[Problem]] = {}
+    for problem in given:
+        groups.setdefault((problem.operation, problem.dtype), []).append(problem)
+    return [
+        next((problem for problem in group if not strategy.limits(problem, "cuda")), group[0])
+        for group in groups.values()
     ]
 
 

@@ -29,6 +29,8 @@ STRATEGIES = (  # the folder's name, then the strategy's; in the order in which 
     "conv.cupy_winograd_f2x3",
     "conv.cupy_winograd_f4x3",
     "conv.triton_implicit_gemm",
+    "conv.triton_implicit_gemm_tma",
+    "conv.triton_stem",
     "pool.torch",
     "pool.numpy",
     "pool.cupy_max_pool",
@@ -110,6 +112,7 @@ class Strategy:
     stages       the names of its launch's stages
     allocates    its launch returns arrays of its own and does not look at `outputs`
     budget       of the kernels that it compiles; of a strategy that has such
+    archs        the only GPUs that its kernels are for: "sm_90"; () where they are for any
     """
 
     name: ClassVar[str]
@@ -121,6 +124,7 @@ class Strategy:
     stages: ClassVar[tuple[str, ...]] = ("kernel",)
     allocates: ClassVar[bool] = False
     budget: ClassVar[Budget]
+    archs: ClassVar[tuple[str, ...]] = ()
 
     def unsupported(self, problem: Problem, device: str) -> list[str]:
         """Every reason why this strategy cannot compute `problem` on `device`, each a sentence; [] means it runs."""
@@ -134,6 +138,16 @@ class Strategy:
     def lacks(self, device: str) -> list[str]:
         """What this machine lacks for any problem at all, on a device on which the strategy does run."""
         return []
+
+    def foreign(self, arch: str) -> list[str]:
+        """Why its kernels are not for a GPU of `arch`, as a sentence; [] where they are.
+
+        >>> load("conv.triton_implicit_gemm_tma").foreign("sm_80")
+        ['It needs an sm_90 GPU, not an sm_80 one.']
+        """
+        if not self.archs or arch.rstrip("af") in self.archs:
+            return []
+        return [f"It needs an {' or '.join(self.archs)} GPU, not an {arch} one."]
 
     def limits(self, problem: Any, device: str) -> list[str]:
         """The reasons that lie in the problem itself, where operator and device fit."""

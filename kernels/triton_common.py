@@ -18,6 +18,7 @@ import triton.language as tl
 from triton import knobs
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 from .arrays import has_gpu
 from .problem import DTYPES, Problem
@@ -25,6 +26,29 @@ from .strategy import StagedStrategy
 
 TYPES = {"float64": "fp64", "float32": "fp32", "float16": "fp16", "bfloat16": "bf16", "int64": "i64"}  # in Triton
 PROGRAMS = 132  # enough to give work to every multiprocessor of an H100 or H200 (an A100 has 108)
+
+
+@dataclass(frozen=True)
+class Box:
+    """How a kernel sees an array that it takes as a tensor descriptor: box by box, through Hopper's memory accelerator.
+
+    shape    of the view, its axes outermost first; what a box reads beyond is 0, what it writes beyond is dropped
+    strides  of the view's axes, in elements: multiples of 16 bytes, and 1 at last
+    block    how much of each axis a box holds: powers of two
+    offset   the array's element where the view starts: a multiple of 16 bytes
+    """
+
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    block: tuple[int, ...]
+    offset: int = 0
+
+    def descriptor(self, name: str, array: torch.Tensor) -> TensorDescriptor:
+        """Of an array, which has that name; ValueError where it does not start at a multiple of 16 bytes."""
+        if array.data_ptr() % 16:
+            raise ValueError(f"{name} starts at {array.data_ptr():#x}, expected a multiple of 16 bytes: copy it")
+        base = array.as_strided((1,), (1,), array.storage_offset() + self.offset) if self.offset else array
+        return TensorDescriptor(base, [*self.shape], [*self.strides], [*self.block])
 
 
 @dataclass(frozen=True)
@@ -36,6 +60,7 @@ class Plan:
                that the problem does not have
     stage      the stage of the strategy that it belongs to
     renamed    a parameter's name -> the array's name in the strategy, where it is another
+    boxes      the array parameters among `pointers` that are not pointers but tensor descriptors
     """
 
     kernel: Any
@@ -46,6 +71,7 @@ class Plan:
     num_stages: int = 1
     stage: str = "kernel"
     renamed: dict[str, str] = field(default_factory=dict)
+    boxes: dict[str, Box] = field(default_factory=dict)
 
     def arrays(self) -> dict[str, str]:
         return {name: self.renamed.get(name, name) for name in self.pointers}
@@ -62,12 +88,20 @@ class Plan:
     def __call__(self, **arrays: torch.Tensor) -> None:
         """Launch on the arrays' device and torch's current stream; on host arrays, interpret."""
         with np.errstate(all="ignore"):  # the interpreter's NumPy would warn of what a GPU does silently
-            self.kernel[self.grid](**arrays, **self.arguments, **self.options)
+            self.kernel[self.grid](**self._described(arrays), **self.arguments, **self.options)
 
     def warm_up(self) -> Any:
         """Compile for the current device what a launch will need: Triton's CompiledKernel; None where it interprets."""
-        given = {name: torch.empty(0, dtype=getattr(torch, dtype)) for name, dtype in self.pointers.items()}
-        return self.kernel.warmup(**given, **self.arguments, **self.options, grid=self.grid)
+        sizes = {name: box.offset + 1 for name, box in self.boxes.items()}
+        given = {
+            name: torch.empty(sizes.get(name, 0), dtype=getattr(torch, dtype)) for name, dtype in self.pointers.items()
+        }
+        return self.kernel.warmup(**self._described(given), **self.arguments, **self.options, grid=self.grid)
+
+    def _described(self, arrays: dict[str, torch.Tensor]) -> dict[str, Any]:
+        """The arrays as the kernel takes them."""
+        boxes = self.boxes
+        return {name: boxes[name].descriptor(name, array) if name in boxes else array for name, array in arrays.items()}
 
     def compile(self, capability: int) -> Any:
         """Triton's CompiledKernel for sm_<capability>: what a launch there compiles, made with no GPU.
@@ -77,7 +111,9 @@ class Plan:
         signature, constants, attributes = {}, {}, {}
         for position, parameter in enumerate(self.kernel.params):
             name, value = parameter.name, self.arguments.get(parameter.name)
-            if name in self.pointers:
+            if name in self.boxes:
+                signature[name] = f"tensordesc<{TYPES[self.pointers[name]]}{[*self.boxes[name].block]}>"
+            elif name in self.pointers:
                 signature[name] = f"*{TYPES[self.pointers[name]]}"
                 attributes[(position,)] = [["tt.divisibility", 16]]
             elif parameter.is_constexpr or value is None:
@@ -98,6 +134,8 @@ class TritonStrategy(StagedStrategy):
     def lacks(self, device: str) -> list[str]:
         if device == "cpu" and has_gpu():
             return ["Its kernels were compiled for the GPU that this process sees; host arrays need the interpreter."]
+        if device == "cuda" and has_gpu() and self.archs:
+            return self.foreign("sm_{}{}".format(*torch.cuda.get_device_capability()))
         return []
 
     def steps(self, problem: Any, **config: Any) -> list[Plan]:
@@ -134,6 +172,13 @@ def vector(problem: Problem, *sizes: int) -> int:
     (8, 4, 1)
     """
     return math.gcd(16 // DTYPES[problem.dtype], *sizes)
+
+
+def multiprocessors() -> int:
+    """Of the current GPU; an H100's where there is none."""
+    if not has_gpu():
+        return PROGRAMS
+    return torch.cuda.get_device_properties(torch.cuda.current_device()).multi_processor_count
 
 
 def power_of_two(size: int, least: int = 1) -> int:

@@ -42,7 +42,33 @@ DILATIONS = ((1, 1), (2, 2), (1, 3))
 PADDINGS = ("valid", "same", "causal", "uneven", "beyond")
 SIZES = ((5, 5), (8, 8), (7, 12), (13, 6), (16, 17), (1, 19))
 
-Space = Mapping[str, tuple[Any, ...]]
+Space = Mapping[str, tuple[Any, ...]]  # values of each parameter; under "only" a function that says what belongs to it
+
+
+def is_shown(problem: ConvProblem) -> bool:
+    """Whether enough is left to see after ReLU: a single filter's sums may be negative nearly all."""
+    return problem.activation is None or problem.k > 1
+
+
+def is_boxed(problem: ConvProblem) -> bool:
+    """Whether boxes hold what each filter tap reads, and no tile or step has filters or channels of two groups.
+
+    Of an axis with a stride, taps that read different remainders by it need it to divide the axis.
+    """
+    divided = [
+        stride > 1 and taps > 1 and dilation % stride > 0
+        for stride, taps, dilation in zip(problem.stride, (problem.r, problem.s), problem.dilation, strict=True)
+    ]
+    whole = problem.h % problem.stride[0] == 0 or not divided[0], problem.w % problem.stride[1] == 0 or not divided[1]
+    deep = problem.groups > 1 or divided[1]
+    channels, filters = problem.c // problem.groups, problem.k // problem.groups
+    return (
+        all(whole)
+        and (not deep or channels % (8 if problem.dtype == "float32" else 16) == 0)
+        and (problem.groups == 1 or filters % 64 == 0)
+        and (problem.dtype != "float32" or problem.allow_tf32 or problem.reduction_length() >= 64)
+    )
+
 
 ANY: Space = {
     "flavour": FLAVOURS,
@@ -58,8 +84,32 @@ ANY: Space = {
     "mode": PADDING_MODES,
 }
 DEPTHWISE: Space = {**ANY, "channels": (1,), "filters": (1, 2, 3), "groups": (1, 3, 5, 8, 17, 33, 64)}
-STEM: Space = {**ANY, "channels": (1, 2, 3, 4), "filters": (1, 8, 17, 33, 64, 65), "groups": (1,)}
+STEM: Space = {
+    **ANY,
+    "channels": (1, 2, 3, 4),
+    "filters": (1, 8, 17, 33, 64, 65),
+    "groups": (1,),
+    "only": (is_shown,),
+}
 DENSE: Space = {**ANY, "stride": ((1, 1),), "dilation": ((1, 1),)}
+BOXED: Space = {
+    **ANY,
+    "flavour": (
+        *(f"--dtype={dtype} --layout=channels_last" for dtype in ("float16", "bfloat16")),
+        *(f"--dtype={dtype} --layout=channels_last --bias --activation=relu" for dtype in ("float16", "bfloat16")),
+        "--allow-tf32 --layout=channels_last --bias",
+        "--allow-tf32 --layout=channels_last --activation=relu",
+        "--layout=channels_last --bias",
+    ),
+    "channels": (8, 16, 24, 40, 64),
+    "filters": (8, 16, 40, 64, 72, 136),
+    "groups": (1, 2),
+    "window": ((1, 1), (2, 2), (3, 3), (4, 3), (5, 5), (1, 7), (7, 1)),
+    "stride": ((1, 1), (2, 2), (1, 2), (3, 1)),
+    "dilation": ((1, 1), (2, 2), (1, 3)),
+    "mode": ("zeros",),
+    "only": (is_boxed,),
+}
 MINIMAL: Space = {**ANY, "window": ((3, 3),), "stride": ((1, 1),), "dilation": ((1, 1),)}
 MINIMAL_SINGLE: Space = {**MINIMAL, "flavour": tuple(flavour for flavour in FLAVOURS if "float64" not in flavour)}
 
@@ -97,7 +147,7 @@ def problem(values: Mapping[str, Any]) -> ConvProblem | None:
         )  # fmt: skip
     except ProblemError:
         return None
-    return found if found.flops() <= MOST_FLOPS else None
+    return found if found.flops() <= MOST_FLOPS and values.get("only", bool)(found) else None
 
 
 def reads(outputs: int, size: int, taps: int, step: int, around: tuple[int, int], apart: int) -> bool:

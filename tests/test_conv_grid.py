@@ -2,11 +2,18 @@
 
 import numpy as np
 import pytest
-from conv_grid import ANY, COUNT, DEPTHWISE, MINIMAL, MINIMAL_SINGLE, STEM, chosen, covering, drawn, pairs
+from conv_grid import ANY, BOXED, COUNT, DEPTHWISE, MINIMAL, MINIMAL_SINGLE, STEM, chosen, covering, drawn, pairs
 
 from gpucnn.bench.inputs import integers
 
-SPACES = {"any": ANY, "depthwise": DEPTHWISE, "stem": STEM, "minimal": MINIMAL, "minimal single": MINIMAL_SINGLE}
+SPACES = {
+    "any": ANY,
+    "depthwise": DEPTHWISE,
+    "stem": STEM,
+    "minimal": MINIMAL,
+    "minimal single": MINIMAL_SINGLE,
+    "boxed": BOXED,
+}
 
 
 @pytest.mark.parametrize("space", SPACES.values(), ids=SPACES)

@@ -244,6 +244,18 @@ def test_both_languages_are_compiled_and_are_within_their_budgets():
         assert counts[2]["LDGSTS"] > 0
 
 
+def test_a_strategy_is_compiled_for_its_own_architecture():
+    pytest.importorskip("triton")
+    done = gpucnn_alone("triton_implicit_gemm_tma", "--problem", CONV, "--json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = json.loads(done.stdout)
+    (one,) = report["kernels"]
+    assert one["arch"] == "sm_90"
+    assert report["skipped"] == ["triton_implicit_gemm_tma: It needs an sm_90 GPU, not an sm_80 one."]
+    if offline.disassembler():
+        assert min(one["instructions"][name] for name in ("HGMMA", "UTMALDG")) > 0
+
+
 def test_a_process_that_interprets_says_so():
     pytest.importorskip("triton")
     done = gpucnn_alone("triton_softmax", TRITON_INTERPRET="1")

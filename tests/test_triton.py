@@ -23,10 +23,12 @@ pytest.importorskip("triton")
 pytestmark = pytest.mark.gpu
 
 MACHINE = Machine("cuda" if has_gpu() else "cpu")
-CONV, MAX, AVG, SOFTMAX = (
+CONV, TMA, STEM, MAX, AVG, SOFTMAX = (
     load(entry)
     for entry in (
         "conv.triton_implicit_gemm",
+        "conv.triton_implicit_gemm_tma",
+        "conv.triton_stem",
         "pool.triton_max_pool",
         "pool.triton_avg_pool",
         "rowwise.triton_softmax",
@@ -53,6 +55,13 @@ CONFIGURED = [
     (CONV, "--dtype=bfloat16 mb1ic17ih12oc70kh1"),
     (CONV, "--dtype=float16 mb1ic3ih11iw13oc34kh3kw3"),
     (CONV, "--dtype=float64 g2mb1ic6ih9oc66kh3"),
+    (TMA, "--dtype=float16 --layout=channels_last mb3ic24ih9iw7oc136kh3kw2ph1pw1"),
+    (TMA, "--allow-tf32 --bias --layout=channels_last mb2ic16ih18oc72kh3sh2ph1"),
+    (TMA, "--layout=channels_last mb9ic72ih6oc136kh1"),
+    (STEM, "--dtype=float16 --layout=channels_last --bias mb2ic3ih20oc136kh7sh2ph3"),
+    (STEM, "--allow-tf32 mb2ic3ih19oc66kh3sh2ph1"),
+    (STEM, "mb1ic2ih23iw12oc66kh5kw3sh3sw1ph1pw0dh0dw1"),
+    (STEM, "--dtype=float64 --layout=channels_last mb1ic4ih12oc66kh3"),
     (MAX, "--op=max_pool2d --return-indices --layout=channels_last mb2ic35ih9kh3sh2ph1"),
     (MAX, "--op=adaptive_max_pool2d --return-indices mb2ic37ih7oh1"),
     (AVG, "--op=avg_pool2d --count-include-pad=false mb2ic35ih9kh3sh2ph1"),
@@ -85,6 +94,33 @@ def test_tiles_end_where_arrays_do(size, layout):
     assert found.verdict == "PASSED", found.message
 
 
+# As many tiles as it takes for every program to compute some in turn.
+@pytest.mark.parametrize("line", ["mb2ic8ih17oc72kh3ph1", "--bias --activation=relu mb9ic16ih16oc136kh3sh2ph1"])
+def test_programs_compute_tiles_in_turn(line, monkeypatch):
+    monkeypatch.setattr(sys.modules["gpucnn.kernels.conv.triton_implicit_gemm_tma"], "multiprocessors", lambda: 1)
+    problem = parse(f"--dtype=float16 --layout=channels_last {line}")
+    plan = TMA.plan(problem)
+    assert plan.grid[0] < plan.arguments["tiles"]
+    found = judge(TMA, problem)
+    assert found.verdict == "PASSED", found.message
+
+
+def test_boxes_need_arrays_at_multiples_of_16_bytes():
+    problem = parse("--allow-tf32 --layout=channels_last mb1ic4iw1oc4kw1")
+    x, w, y = torch.zeros(5), torch.zeros(16), torch.zeros(4)
+    inputs = [x[1:].reshape(1, 4, 1, 1), w.reshape(4, 4, 1, 1)]
+    with pytest.raises(ValueError, match=r"^x starts at 0x\w+, expected a multiple of 16 bytes"):
+        TMA.prepare(problem, "cpu")(inputs, [y.reshape(1, 4, 1, 1)])
+
+
+def test_boxes_need_a_gpu_of_their_architecture(monkeypatch):
+    problem = parse("--dtype=float16 --layout=channels_last mb1ic8ih8oc8kh3")
+    monkeypatch.setattr(sys.modules["gpucnn.kernels.triton_common"], "has_gpu", lambda: True)
+    for capability, reasons in {(8, 0): ["It needs an sm_90 GPU, not an sm_80 one."], (9, 0): []}.items():
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda capability=capability: capability)
+        assert TMA.unsupported(problem, "cuda") == reasons
+
+
 # A plane that is read pixel by pixel is taken for one row; its columns have no stride of their own then.
 def test_one_column_with_a_stride():
     found = judge(CONV, parse("mb2ic3ih5iw1oc4kh1kw1sh1sw2"))
@@ -108,6 +144,27 @@ def planted(line, **values):
 def test_convolution_of_nan_and_infinity(mode, value, layout):
     problem, arrays = planted(f"--layout={layout} mb2ic5ih7oc6kh3ph1", x={NAN: 1, INF: 2, -INF: 1}, w={INF: 2, -INF: 1})
     found = judge(CONV, problem.replace(padding_mode=mode, padding_value=value), arrays)
+    assert found.verdict == "PASSED", found.message
+
+
+# Boxes end within a pixel's channels, with them, and at the next pixel's, whose infinity is none of theirs.
+@pytest.mark.parametrize(
+    "line", ["mb2ic24ih7oc8kh3ph1", "mb1ic64ih6oc8kh3ph2", "mb2ic16ih8oc8kh3sh2ph1", "mb1ic8iw9oc8kw1"]
+)
+def test_boxes_of_nan_and_infinity(line):
+    line = f"--dtype=float16 --layout=channels_last {line}"
+    problem, arrays = planted(line, x={NAN: 1, INF: 2, -INF: 1}, w={INF: 2, -INF: 1})
+    found = judge(TMA, problem, arrays)
+    assert found.verdict == "PASSED", found.message
+
+
+# A pixel's last channel and a window's last tap have neighbours that belong to others.
+@pytest.mark.parametrize(("mode", "value"), [("zeros", 0.0), ("circular", 0.0), ("constant", INF)])
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_stem_of_nan_and_infinity(mode, value, layout):
+    line = f"--dtype=float16 --layout={layout} mb2ic3ih11oc9kh3sh2ph1"
+    problem, arrays = planted(line, x={NAN: 1, INF: 3, -INF: 2}, w={INF: 2, -INF: 1})
+    found = judge(STEM, problem.replace(padding_mode=mode, padding_value=value), arrays)
     assert found.verdict == "PASSED", found.message
 
 
@@ -151,6 +208,8 @@ def test_softmax_of_nan_and_infinity(op, dims):
     [
         (CONV, "--bias --padding-mode=circular g2mb2ic6ih7oc8kh3ph1"),
         (CONV, "--layout=channels_last mb2ic16ih7oc8kh3ph1"),
+        (STEM, "--bias --padding-mode=circular mb2ic3ih9oc8kh3sh2ph1"),
+        (STEM, "--layout=channels_last mb2ic4ih9oc8kh3sh2"),
         (MAX, "--op=max_pool2d --return-indices mb2ic3ih9kh3sh2ph1"),
         (MAX, "--op=adaptive_max_pool2d --return-indices --layout=channels_last mb2ic3ih9oh2"),
         (AVG, "--op=avg_pool2d mb2ic3ih9kh3sh2ph1"),
@@ -158,10 +217,10 @@ def test_softmax_of_nan_and_infinity(op, dims):
     ],
 )
 def test_indices_of_64_bits(strategy, line, monkeypatch):
-    for name in ("conv.triton_implicit_gemm", "pool.triton_window", "rowwise.triton_softmax"):
+    for name in ("conv.triton_implicit_gemm", "conv.triton_stem", "pool.triton_window", "rowwise.triton_softmax"):
         monkeypatch.setattr(sys.modules[f"gpucnn.kernels.{name}"], "wide", lambda _: True)
     problem = parse(line)
-    assert strategy.plan(problem).arguments["WIDE"]
+    assert all(plan.arguments["WIDE"] for plan in strategy.steps(problem))
     found = judge(strategy, problem)
     assert found.verdict == "PASSED", found.message
 
@@ -208,6 +267,22 @@ FAULTS = [
     (CONV, "(h < H)", "(h <= H)", "mb1ic3ih5oc4kh3ph1"),
     (CONV, "(v >= 0)", "(v >= -1)", "mb1ic3ih5oc4kh3ph1"),
     (CONV, "group * C + o_c", "o_c", "g2mb1ic4ih5oc6kh3"),
+    (TMA, "o_k < all_K", "o_k < all_K - 1", "--bias --layout=channels_last --allow-tf32 mb1ic8ih5oc8kh3"),
+    (TMA, "v // PHASES_W - shift_w", "v // PHASES_W", "--layout=channels_last --allow-tf32 mb1ic8ih5oc8kh3ph1"),
+    (TMA, "h % PHASES_H, column", "0, column", "--layout=channels_last --allow-tf32 mb1ic8ih8oc8kh3sh2"),
+    (TMA, "tap * C + c0", "tap * C", "--layout=channels_last --allow-tf32 mb1ic64ih5oc8kh3"),
+    (TMA, "tl.cdiv(C, BLOCK_C)", "C // BLOCK_C", "--layout=channels_last --allow-tf32 mb1ic24ih5oc8kh3"),
+    (TMA, "k0 // K * C", "0", "--layout=channels_last --allow-tf32 g2mb1ic16ih5oc128kh3"),
+    (TMA, "p.w + w.first", "p.w", "--layout=channels_last --allow-tf32 mb1ic8ih7oc8kh1sh2ph1"),
+    (STEM, "(h < H)", "(h <= H)", "mb1ic3ih5oc4kh3ph1"),
+    (STEM, "m_x & ~m_inside", "m_x & m_inside", "--padding-mode=constant --padding-value=2 mb1ic3ih5oc4kh3ph1"),
+    (STEM, "i % WP - pad_w", "i % WP", "--padding-mode=circular mb1ic3ih5oc4kh3ph1"),
+    (STEM, "k < rows", "k < rows - 8", "mb1ic3ih5oc16kh3"),
+    (STEM, "n * HP", "n * P", "mb2ic3ih5oc4kh3"),
+    (STEM, "o_d < R * S * CHANNELS", "o_d < R * S * CHANNELS - CHANNELS", "mb1ic3ih5oc4kh3"),
+    (STEM, "tap % S * dilation_w", "tap % S", "mb1ic3ih9oc4kh3dh1"),
+    (STEM, "p * STRIDE_H", "p", "--layout=channels_last mb1ic4ih9oc4kh3sh2"),
+    (STEM, "(n * K * plane + pixel)", "pixel", "mb2ic3ih5oc4kh3"),
     (MAX, "value > best", "value >= best", "--op=max_pool2d --return-indices mb1ic3ih8kh3"),
     (MAX, "(v < w_end)", "(v <= w_end)", "--op=max_pool2d mb1ic3ih8kh3ph1"),
     (MAX, "(best == top)", "(best <= top)", "--op=max_pool2d --return-indices mb1ic3ih6kh6"),

@@ -33,6 +33,20 @@ conv.triton_implicit_gemm --dtype=bfloat16 --padding-mode=reflect --bias --activ
 conv.triton_implicit_gemm --padding-mode=circular --activation=tanh --dtype=float64 mb8ic64ih28oc64kh3ph1
 conv.triton_implicit_gemm --padding-mode=constant --padding-value=1 --activation=silu mb64ic128ih28oc128kh3ph1
 conv.triton_implicit_gemm --padding-mode=replicate --activation=relu g64mb8ic64ih28oc64kh3ph1
+conv.triton_implicit_gemm_tma --dtype=float16 --layout=channels_last mb32ic128ih28oc256kh3ph1
+conv.triton_implicit_gemm_tma --allow-tf32 --layout=channels_last mb32ic128ih28oc256kh3ph1
+conv.triton_implicit_gemm_tma --layout=channels_last --bias --activation=gelu mb32ic128ih28oc256kh3ph1
+conv.triton_implicit_gemm_tma --dtype=bfloat16 --layout=channels_last --bias --activation=tanh mb32ic128ih28oc256kh3sh2ph1
+conv.triton_implicit_gemm_tma --dtype=float16 --layout=channels_last --bias --activation=silu g2mb32ic96ih28oc256kh5ph2
+conv.triton_implicit_gemm_tma --allow-tf32 --layout=channels_last mb32ic24ih28oc64kh3ph2dh1
+conv.triton_implicit_gemm_tma --dtype=float16 --layout=channels_last mb32ic8ih28oc64kh3sh2dh1
+conv.triton_implicit_gemm_tma --dtype=bfloat16 --layout=channels_last mb32ic512ih14oc2048kh1
+conv.triton_stem --dtype=float16 --layout=channels_last mb32ic3ih224oc128oh112kh7sh2ph3
+conv.triton_stem --allow-tf32 --bias --activation=gelu mb32ic3ih224oc128oh112kh3sh2ph1
+conv.triton_stem --padding-mode=reflect --bias --activation=tanh mb32ic3ih224oc64oh56kh11sh4ph2
+conv.triton_stem --dtype=float64 --activation=tanh --layout=channels_last --padding-mode=constant --padding-value=1 mb32ic4ih224oc64kh3ph1
+conv.triton_stem --dtype=bfloat16 --padding-mode=circular --activation=silu mb32ic1ih224oc64kh5ph2dh1
+conv.triton_stem --dtype=float16 --layout=channels_last mb32768ic4ih224oc64oh111kh3sh2
 pool.triton_max_pool --op=max_pool2d --dtype=float16 --layout=channels_last mb8ic64ih112oh56kh3sh2ph1
 pool.triton_max_pool --op=max_pool2d --return-indices mb8ic64ih112oh56kh3sh2ph1
 pool.triton_max_pool --op=max_pool2d --dtype=float16 --layout=channels_last --return-indices mb8ic64ih112oh56kh3sh2ph1
@@ -69,6 +83,11 @@ rowwise.triton_softmax --op=softmax --axis=1 8x1000x28x28
 # One of each kernel, with sizes of 1 and multiples of 16, which Triton's launcher would compile specially if it might.
 LAUNCHED = """
 conv.triton_implicit_gemm --bias mb1ic1ih16oc16kh1
+conv.triton_implicit_gemm_tma --bias --dtype=float16 --layout=channels_last mb1ic16ih16oc16kh1
+conv.triton_implicit_gemm_tma --allow-tf32 --layout=channels_last mb16ic16ih32oc16kh3sh2ph1
+conv.triton_implicit_gemm_tma --dtype=float16 --layout=channels_last mb16ic24ih32oc16kh3sh2ph1dh1
+conv.triton_stem --bias mb1ic1ih16oc16kh1
+conv.triton_stem --dtype=float16 --layout=channels_last mb16ic4ih16oc16kh1
 pool.triton_max_pool --op=max_pool2d --return-indices mb1ic1ih16kh2sh2
 pool.triton_avg_pool --op=avg_pool2d mb1ic1ih16kh2sh2
 rowwise.triton_softmax --op=softmax 1x16
@@ -79,14 +98,17 @@ def lines(text):
     return text.strip().splitlines()
 
 
-def plans(line):
-    """(strategy, configuration, plan) of every launch of a line in every configuration, the default first."""
+def plans(line, capability):
+    """(strategy, configuration, plan) of every launch of a line in every configuration, the default first.
+
+    None of a strategy that is for other GPUs.
+    """
     from gpucnn.kernels.problem import parse
     from gpucnn.kernels.strategy import load
 
     entry, _, problem = line.partition(" ")
     strategy, problem = load(entry), parse(problem)
-    configs = strategy.configs(problem)
+    configs = [] if strategy.foreign(f"sm_{capability}") else strategy.configs(problem)
     return [(strategy, config, plan) for config in configs for plan in strategy.steps(problem, **config)]
 
 
@@ -103,7 +125,7 @@ def compile_all(capability):
 
     report = []
     for line in lines(COMPILED):
-        for strategy, config, plan in plans(line):
+        for strategy, config, plan in plans(line, capability):
             compiled = compile_triton(plan, f"sm_{capability}")
             ptx = plan.compile(capability).asm["ptx"]
             report.append(
@@ -113,16 +135,23 @@ def compile_all(capability):
                     "faults": compiled.faults(strategy.budget),
                     "loads": load_bytes(ptx),
                     "tensor_cores": "mma" in ptx,
+                    "instructions": compiled.instructions if strategy.archs else None,
                 }
             )
     return report
+
+
+def is_boxed(instructions):
+    """Whether a kernel multiplies by warp groups, what the memory accelerator loads, and keeps all in registers."""
+    count = instructions.get
+    return min(count("HGMMA"), count("UTMALDG")) > 0 and count("HMMA") + count("LDL") + count("STL") == 0
 
 
 def left_out(report):
     """The tiles of the table that no line leads to."""
     from gpucnn.kernels.conv.triton_implicit_gemm import TILES
 
-    tiles = {tuple(one["config"].values()) for one in report if one["line"].startswith("conv.triton_implicit_gemm")}
+    tiles = {tuple(one["config"].values()) for one in report if one["line"].startswith("conv.triton_implicit_gemm ")}
     return [tile for row in TILES.values() for tile in row if tile not in tiles]
 
 
@@ -151,8 +180,8 @@ def launched_differently(capability):
     driver.set_active(Driver(capability))
     different = []
     for line in lines(LAUNCHED):
-        default = plans(line)[0][1]
-        for plan in (plan for _, config, plan in plans(line) if config == default):
+        found = plans(line, capability)
+        for plan in (plan for _, config, plan in found if config == found[0][1]):
             if plan.warm_up().asm["ptx"] != plan.compile(capability).asm["ptx"]:
                 different.append(line)
     return different
@@ -186,6 +215,9 @@ def test_kernels_compile_for(capability):
     assert [one for one in compiled if one["faults"]] == []
     defaults = {one["line"]: one for one in reversed(compiled)}
     assert [defaults[line] for line in lines(WIDE_LOADS) if defaults[line]["loads"] != [16]] == []
+    boxed = [one for one in compiled if "_tma " in one["line"]]
+    assert bool(boxed) == (capability == 90)
+    assert [one for one in boxed if one["instructions"] is not None and not is_boxed(one["instructions"])] == []
     strict = [one for one in compiled if one["line"].startswith("conv.triton_implicit_gemm mb8ic128")]
     assert strict
     assert [one for one in strict if one["tensor_cores"]] == []
