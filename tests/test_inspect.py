@@ -13,7 +13,7 @@ from gpucnn.bench import inspect as bench_inspect
 from gpucnn.kernels import cuda, offline
 from gpucnn.kernels.offline import MULTIPROCESSORS, REGISTERS, THREADS, compile_file, occupancy
 from gpucnn.kernels.problem import OPERATIONS
-from gpucnn.kernels.strategy import Budget, Missing
+from gpucnn.kernels.strategy import STRATEGIES, Budget, Missing, load
 
 pytest.importorskip("cupy")
 
@@ -421,3 +421,12 @@ def test_there_is_a_problem_of_every_operator():
     ]
     assert {problem.operation for problem in bench_inspect.typical([])} == set(OPERATIONS)
     assert {problem.dtype for problem in bench_inspect.typical([])} == {"float32", "float16"}
+
+
+@pytest.mark.parametrize("entry", [entry for entry in STRATEGIES if entry.partition(".")[2] in bench_inspect.names()])
+def test_every_strategy_computes_some_typical_problem(entry):
+    strategy = load(entry)
+    given = [problem for problem in bench_inspect.typical([]) if problem.operation in strategy.operations]
+    chosen = bench_inspect._first_of_each(strategy, given)
+    assert any(not strategy.limits(problem, "cuda") for problem in chosen)
+    assert len(chosen) == len({(problem.operation, problem.dtype) for problem in given})
