@@ -176,6 +176,8 @@ class Kernel:
         """
         text = source_text(self.source, self.name)
         function = _host_function(text, self.name) if device == "cpu" else _function(text, self.name, _current_gpu())
+        if self.shared_bytes > SHARED_BYTES:  # the function is that of other launches, too
+            function.max_dynamic_shared_size_bytes = max(function.max_dynamic_shared_size_bytes, self.shared_bytes)
         bind = self.binder()
 
         def launch(**arrays: Any) -> None:

@@ -25,6 +25,7 @@ STRATEGIES = (  # the folder's name, then the strategy's; in the order in which 
     "conv.numpy_fft",
     "conv.cupy_direct",
     "conv.cupy_im2col_gemm",
+    "conv.cupy_implicit_gemm",
     "conv.triton_implicit_gemm",
     "pool.torch",
     "pool.numpy",

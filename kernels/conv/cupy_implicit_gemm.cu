@@ -1,0 +1,256 @@
+// Convolution, bias and activation as one matrix product that gathers its second operand:
+//   y[k, m] = activation(b[k] + sum over d of w[k, d] * x[d, m])
+// for the filters k of a group, the output pixels m = (n,p,q), and the reduction d in the order of a filter's memory:
+// (r,s,c) if LAST, else (c,r,s).
+//
+// A block computes BK x BM of y.  It walks over d in steps of BD; STAGES tiles of w and of x are in shared memory at a
+// time, one pair being multiplied and the others on their way.  What is copied stays as it was: w along d, x along d
+// (LAST) or along m, WV and XV elements at a time.  4 bytes or more are copied asynchronously; a single 16-bit element
+// goes through a register, which is loaded before a product and written to shared memory after it.
+//
+// An input's address is that of its pixel plus that of its d.  Both are looked up in shared memory, where the pixels are
+// written once, and the d's of a step while the step before it is fetched.
+#include <cuda_pipeline.h>
+
+#include "activation.cuh"
+#include "block_product.cuh"
+#include "conv2d.cuh"
+#include "types.cuh"
+
+// Where an output pixel begins to read: the first element of its image, and the row and column of its first tap.
+struct alignas(16) Pixel {
+  long long image;
+  int row, column;
+};
+
+// Where a d reads: how far its channel is from the group's first, and its tap from the first tap.
+struct alignas(16) Source {
+  int channel, below, right;
+  int exists;  // 0: d is beyond the last
+};
+
+// d as a number of three digits, (r,s,c) if LAST and else (c,r,s), so that a step needs no division.
+template <bool LAST>
+struct Digits {
+  int high, middle, low;
+
+  __device__ Digits(int d, const Conv2d& conv) {
+    low = d % lows(conv);
+    middle = d / lows(conv) % middles(conv);
+    high = d / lows(conv) / middles(conv);
+  }
+  __device__ static int lows(const Conv2d& conv) { return LAST ? max(conv.C / conv.groups, 1) : conv.S; }
+  __device__ static int middles(const Conv2d& conv) { return LAST ? conv.S : conv.R; }
+
+  __device__ void add(const Digits& step, const Conv2d& conv) {
+    low += step.low;
+    const bool low_carry = low >= lows(conv);
+    low -= low_carry ? lows(conv) : 0;
+    middle += step.middle + low_carry;
+    const bool middle_carry = middle >= middles(conv);
+    middle -= middle_carry ? middles(conv) : 0;
+    high += step.high + middle_carry;
+  }
+
+  __device__ Source source(const Conv2d& conv, int to_next_channel, bool exists) const {
+    const int c = LAST ? low : high, r = LAST ? high : middle, s = LAST ? middle : low;
+    return {c * to_next_channel, r * conv.dilation_h, s * conv.dilation_w, exists};
+  }
+};
+
+// V elements to shared memory: those at `from`, or else V times `otherwise`; one that is less than 4 bytes is held.
+template <int V, typename T>
+__device__ void fetch(T* to, const T* from, bool present, T otherwise, T& held) {
+  if constexpr (V * sizeof(T) < 4) {
+    held = present ? *from : otherwise;
+  } else if (present) {
+    __pipeline_memcpy_async(to, from, V * sizeof(T));
+  } else {
+    Pack<T, V> pack;
+#pragma unroll
+    for (int v = 0; v < V; ++v) pack.v[v] = otherwise;
+    *reinterpret_cast<Pack<T, V>*>(to) = pack;
+  }
+}
+
+// A block's place in y: `filters` of a group from the k-th on, and `pixels` from the m-th on; fewer than a tile at the ends.
+struct Place {
+  int group, k, filters;
+  long long m;
+  int pixels;
+};
+
+constexpr int BAND = 8;  // tiles of pixels that meet the same filters while these are in L2
+
+template <int BK, int BM>
+__device__ Place place_of(int block, const Conv2d& conv) {
+  const int group_k = conv.K / conv.groups;
+  const long long pixels = static_cast<long long>(conv.N) * conv.P * conv.Q;
+  const int tiles_k = (group_k + BK - 1) / BK, tiles_m = static_cast<int>((pixels + BM - 1) / BM);
+  const int group = block / (tiles_k * tiles_m), tile = block % (tiles_k * tiles_m);
+  const int band = tile / (BAND * tiles_k), in_band = tile % (BAND * tiles_k);
+  const int height = min(BAND, tiles_m - band * BAND);
+  const int k = in_band / height * BK;
+  const long long m = static_cast<long long>(band * BAND + in_band % height) * BM;
+  return {group, k, min(BK, group_k - k), m, static_cast<int>(min(static_cast<long long>(BM), pixels - m))};
+}
+
+// A block's sums, [BM][PITCH] if LAST and else [BK][PITCH], to y, with bias and activation; V outputs together.
+template <int V, bool LAST, Activation ACTIVATION, int BK, int BM, int PITCH, int THREADS, typename T, typename A>
+__device__ void write(const A* sums, const T* b, T* y, const Conv2d& conv, const Place& place) {
+  constexpr int INNER = (LAST ? BK : BM) / V;
+  const int plane = conv.P * conv.Q, k0 = place.group * (conv.K / conv.groups) + place.k;
+#pragma unroll 1
+  for (int i = threadIdx.x; i < BK * BM / V; i += THREADS) {
+    const int k = LAST ? i % INNER * V : i / INNER, m = LAST ? i / INNER : i % INNER * V;
+    if (k >= place.filters || m >= place.pixels) continue;
+    const Pack<A, V> sum = *reinterpret_cast<const Pack<A, V>*>(sums + (LAST ? m * PITCH + k : k * PITCH + m));
+    Pack<T, V> out;
+#pragma unroll
+    for (int v = 0; v < V; ++v) {
+      const A bias = b ? static_cast<A>(b[k0 + k + (LAST ? v : 0)]) : A(0);
+      out.v[v] = static_cast<T>(activate<ACTIVATION>(sum.v[v] + bias));
+    }
+    const long long at = place.m + m, image = at / plane;
+    T* to = LAST ? y + at * conv.K + k0 + k : y + (image * conv.K + k0 + k) * plane + at % plane;
+    *reinterpret_cast<Pack<T, V>*>(to) = out;
+  }
+}
+
+template <typename T, bool TENSOR, bool LAST, int XV, int WV, Activation ACTIVATION, int BK, int BM, int BD, int WARPS_K,
+          int WARPS_M, int STAGES>
+__global__ void __launch_bounds__(32 * WARPS_K* WARPS_M)
+    conv2d_implicit_gemm(const T* __restrict__ x, const T* __restrict__ w, const T* __restrict__ b, T* __restrict__ y,
+                         const Conv2d conv) {
+  using A = typename Accumulator<T>::type;
+  constexpr int THREADS = 32 * WARPS_K * WARPS_M;
+  constexpr int W_PITCH = BD + Padding<T>::BY_D, X_PITCH = LAST ? W_PITCH : BM + Padding<T>::BY_M;
+  constexpr int W_TILE = BK * W_PITCH, X_TILE = (LAST ? BM : BD) * X_PITCH;
+  constexpr int SUM_PITCH = (LAST ? BK : BM) + 16 / sizeof(A);
+  // A thread copies one column of vectors of each tile: every W_ROWS-th, and X_ROWS-th, row of it.
+  constexpr int W_INNER = BD / WV, W_ROWS = THREADS / W_INNER, W_COPIES = BK / W_ROWS;
+  constexpr int X_INNER = (LAST ? BD : BM) / XV, X_ROWS = THREADS / X_INNER, X_COPIES = (LAST ? BM : BD) / X_ROWS;
+  static_assert(W_ROWS * W_INNER == THREADS && W_COPIES * W_ROWS == BK, "whole copies of w");
+  static_assert(X_ROWS * X_INNER == THREADS && X_COPIES * X_ROWS == (LAST ? BM : BD), "whole copies of x");
+  static_assert(BD <= THREADS, "a thread describes each d");
+  constexpr bool HOLDS_W = WV * sizeof(T) < 4, HOLDS_X = XV * sizeof(T) < 4;
+  using Product = typename Either<TENSOR, TensorProduct<T, LAST, BD, W_PITCH, X_PITCH, BK / WARPS_K, BM / WARPS_M>,
+                                  FmaProduct<T, LAST, BD, W_PITCH, X_PITCH, BK / WARPS_K, BM / WARPS_M>>::type;
+
+  extern __shared__ __align__(128) unsigned char shared[];
+  Source* const sources = reinterpret_cast<Source*>(shared);            // [STAGES][BD]
+  Pixel* const pixels = reinterpret_cast<Pixel*>(sources + STAGES * BD);  // [BM]
+  T* const tiles = reinterpret_cast<T*>(pixels + BM);                     // [STAGES] of w_tile, x_tile; then the sums
+
+  const Place place = place_of<BK, BM>(blockIdx.x, conv);
+  const int group_c = conv.C / conv.groups, depth = group_c * conv.R * conv.S;
+  const ImageStrides xs = image_strides<LAST>(conv.C, conv.H, conv.W);
+  x += place.group * group_c * xs.c;
+  w += (place.group * (conv.K / conv.groups) + place.k) * depth;
+
+  // What is beyond the last filter or pixel reads the last one's operands; its sums go nowhere.
+  const int last_pixel = place.pixels - (LAST ? 1 : XV), plane = conv.P * conv.Q;
+  for (int m = threadIdx.x; m < BM; m += THREADS) {
+    const long long at = place.m + min(m, last_pixel);
+    const int pq = static_cast<int>(at % plane);
+    pixels[m] = {at / plane * (conv.C * conv.H * conv.W), pq / conv.Q * conv.stride_h - conv.pad_h,
+                 pq % conv.Q * conv.stride_w - conv.pad_w};
+  }
+  int described = threadIdx.x;  // the next d that this thread describes
+  Digits<LAST> digits(described, conv);
+  const Digits<LAST> step_digits(BD, conv);
+  const auto describe = [&](int stage) {
+    if (threadIdx.x >= BD) return;
+    sources[stage * BD + threadIdx.x] = digits.source(conv, xs.c, described < depth);
+    digits.add(step_digits, conv);
+    described += BD;
+  };
+
+  const int w_inner = threadIdx.x % W_INNER * WV, w_outer = threadIdx.x / W_INNER;
+  const int x_inner = threadIdx.x % X_INNER * XV, x_outer = threadIdx.x / X_INNER;
+  T held_w[HOLDS_W ? W_COPIES : 1], held_x[HOLDS_X ? X_COPIES : 1];
+  const T padding = static_cast<T>(static_cast<A>(conv.padding_value));
+  const bool wraps = conv.padding_mode >= REFLECT;
+
+  const auto fetch_tiles = [&](int step, int stage) {
+    T* const w_tile = tiles + stage * (W_TILE + X_TILE) + w_outer * W_PITCH + w_inner;
+    T* const x_tile = tiles + stage * (W_TILE + X_TILE) + W_TILE + x_outer * X_PITCH + x_inner;
+    const int d = step * BD + w_inner;
+#pragma unroll
+    for (int i = 0; i < W_COPIES; ++i) {
+      const T* from = w + min(w_outer + i * W_ROWS, place.filters - 1) * depth + d;
+      fetch<WV>(w_tile + i * W_ROWS * W_PITCH, from, d < depth, T(0), held_w[HOLDS_W ? i : 0]);
+    }
+    Source source;
+    Pixel pixel;
+    if constexpr (LAST) {
+      source = sources[stage * BD + x_inner];
+    } else {
+      pixel = pixels[x_inner];
+    }
+#pragma unroll
+    for (int i = 0; i < X_COPIES; ++i) {
+      if constexpr (LAST) {
+        pixel = pixels[x_outer + i * X_ROWS];
+      } else {
+        source = sources[stage * BD + x_outer + i * X_ROWS];
+      }
+      int h = pixel.row + source.below, v = pixel.column + source.right;
+      if (wraps) {
+        h = source_index(h, conv.H, conv.padding_mode);
+        v = source_index(v, conv.W, conv.padding_mode);
+      }
+      const bool inside = 0 <= h && h < conv.H && 0 <= v && v < conv.W && source.exists;
+      const T* from = x + pixel.image + (h * xs.h + v * xs.w + source.channel);
+      fetch<XV>(x_tile + i * X_ROWS * X_PITCH, from, inside, source.exists ? padding : T(0), held_x[HOLDS_X ? i : 0]);
+    }
+  };
+  // What was held, to shared memory.
+  const auto put_tiles = [&](int stage) {
+    T* const w_tile = tiles + stage * (W_TILE + X_TILE) + w_outer * W_PITCH + w_inner;
+    T* const x_tile = tiles + stage * (W_TILE + X_TILE) + W_TILE + x_outer * X_PITCH + x_inner;
+#pragma unroll
+    for (int i = 0; i < W_COPIES; ++i) {
+      if (HOLDS_W) w_tile[i * W_ROWS * W_PITCH] = held_w[HOLDS_W ? i : 0];
+    }
+#pragma unroll
+    for (int i = 0; i < X_COPIES; ++i) {
+      if (HOLDS_X) x_tile[i * X_ROWS * X_PITCH] = held_x[HOLDS_X ? i : 0];
+    }
+  };
+
+  for (int stage = 0; stage < STAGES; ++stage) describe(stage);
+  __syncthreads();  // pixels and the first steps' d's are described
+  for (int stage = 0; stage < STAGES - 1; ++stage) {
+    fetch_tiles(stage, stage);
+    put_tiles(stage);
+    __pipeline_commit();
+  }
+
+  const int warp = threadIdx.x / 32;
+  Product product(warp / WARPS_M * (BK / WARPS_K), warp % WARPS_M * (BM / WARPS_M));
+  const int steps = (depth + BD - 1) / BD;
+  for (int step = 0, stage = 0; step < steps; ++step, stage = stage + 1 < STAGES ? stage + 1 : 0) {
+    __pipeline_wait_prior(STAGES - 2);
+    __syncthreads();  // this step's tiles are written, the last step's are read
+    const int last_stage = stage ? stage - 1 : STAGES - 1;
+    const bool more = step + STAGES - 1 < steps;
+    if (more) fetch_tiles(step + STAGES - 1, last_stage);
+    __pipeline_commit();  // of nothing at the end, so that waits count on
+    describe(stage);
+    const T* const w_tile = tiles + stage * (W_TILE + X_TILE);
+    product.add(w_tile, w_tile + W_TILE);
+    if (more) put_tiles(last_stage);
+  }
+
+  A* const sums = reinterpret_cast<A*>(tiles);
+  __syncthreads();  // the last tiles are read
+  product.template store<LAST>(sums, SUM_PITCH);
+  __syncthreads();  // the sums are written
+  constexpr int YV = 16 / sizeof(T);
+  if ((LAST ? conv.K / conv.groups : plane) % YV == 0) {
+    write<YV, LAST, ACTIVATION, BK, BM, SUM_PITCH, THREADS>(sums, b, y, conv, place);
+  } else {
+    write<1, LAST, ACTIVATION, BK, BM, SUM_PITCH, THREADS>(sums, b, y, conv, place);
+  }
+}
