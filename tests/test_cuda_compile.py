@@ -12,7 +12,7 @@ import pytest
 
 from gpucnn.bench.inspect import names
 from gpucnn.kernels import cuda
-from gpucnn.kernels.conv import cupy_direct, cupy_im2col_gemm
+from gpucnn.kernels.conv import cupy_direct, cupy_im2col_gemm, cupy_implicit_gemm
 from gpucnn.kernels.cuda import CompileError, Kernel
 from gpucnn.kernels.offline import compile_cuda
 from gpucnn.kernels.pool import cupy_max_pool
@@ -38,6 +38,33 @@ IM2COL = [
     for dtype in cuda.C_TYPES
     for layout in ("contiguous", "channels_last")
 ]
+# Each row of tiles in both layouts; whole vectors, parts of vectors and single elements of x and of w; and the activations
+# that take the most registers.
+IMPLICIT = [
+    f"{options} --layout=channels_last --bias mb2ic{channels}oc64ih14kh3ph1"
+    for options, channels in (
+        ("--dtype=float16 --activation=gelu", 3),
+        ("--dtype=float16 --activation=gelu", 64),
+        ("--dtype=bfloat16 --activation=tanh", 18),
+        ("--allow-tf32 --activation=gelu", 3),
+        ("--allow-tf32 --activation=tanh", 64),
+        ("--activation=tanh", 3),
+        ("--activation=gelu", 64),
+        ("--dtype=float64 --activation=gelu", 64),
+    )
+]
+IMPLICIT += [
+    f"{options} --bias mb2{shape}"
+    for options, shape in (
+        ("--dtype=bfloat16 --activation=gelu", "ic3oc64ih14kh3ph1"),
+        ("--dtype=float16 --activation=tanh", "ic64oc64ih14kh3ph1"),
+        ("--dtype=float16 --activation=gelu", "ic64oc64ih16kh1"),
+        ("--allow-tf32 --activation=sigmoid", "ic3oc64ih14kh3ph1"),
+        ("--activation=gelu", "ic3oc64ih14kh3ph1"),
+        ("--activation=silu", "ic64oc64ih16kh1"),
+        ("--dtype=float64 --activation=tanh", "ic64oc64ih14kh3ph1"),
+    )
+]
 MAX_POOL = [
     f"--op=max_pool2d --dtype={dtype} --layout={layout} mb2ic16ih14kh3sh2ph1"
     for dtype in cuda.C_TYPES
@@ -54,6 +81,7 @@ SOFTMAX = [
 LINES = {
     cupy_direct.strategy: DIRECT,
     cupy_im2col_gemm.strategy: IM2COL,
+    cupy_implicit_gemm.strategy: IMPLICIT,
     cupy_max_pool.strategy: MAX_POOL,
     cupy_softmax.strategy: SOFTMAX,
 }
@@ -63,6 +91,8 @@ def test_every_strategy_and_tile_is_compiled() -> None:
     assert [strategy.name for strategy in LINES] == [name for name in names() if name.startswith("cupy_")]
     tiles = {tuple(config["tile"]) for line in DIRECT for config in cupy_direct.strategy.configs(parse(line))}
     assert tiles == set(cupy_direct.TILES)
+    tiles = {tuple(config["tile"]) for line in IMPLICIT for config in cupy_implicit_gemm.strategy.configs(parse(line))}
+    assert tiles == {tile for row in cupy_implicit_gemm.TILES.values() for tile in row}
 
 
 @pytest.mark.parametrize("arch", ARCHS)
@@ -92,11 +122,13 @@ def test_more_threads_than_the_launch_bounds_are_a_fault() -> None:
 STRUCTS = {
     "conv/cupy_direct.cu": ("Conv2d", "Axis", "Tile"),
     "conv/cupy_im2col_gemm.cu": ("Conv2d", "Cut", "Rows"),
+    "conv/cupy_implicit_gemm.cu": ("Conv2d",),
     "pool/cupy_max_pool.cu": ("Pool",),
 }
 ANY_KERNEL = {
     "conv/cupy_direct.cu": "conv2d_direct<float, false, 0, NONE, 1, 1, 1, 128>",
     "conv/cupy_im2col_gemm.cu": "im2col<float, false>",
+    "conv/cupy_implicit_gemm.cu": "conv2d_implicit_gemm<float, false, false, 1, 1, NONE, 32, 32, 16, 1, 2, 3>",
     "pool/cupy_max_pool.cu": "max_pool2d<float, false, false>",
 }
 

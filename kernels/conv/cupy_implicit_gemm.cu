@@ -8,7 +8,7 @@
 // (LAST) or along m, WV and XV elements at a time.  4 bytes or more are copied asynchronously; a single 16-bit element
 // goes through a register, which is loaded before a product and written to shared memory after it.
 //
-// An input's address is that of its pixel plus that of its d.  Both are looked up in shared memory, where the pixels are
+// An input's address is that of its pixel plus that of its d.  Both are looked up in shared memory, where pixels are
 // written once, and the d's of a step while the step before it is fetched.
 #include <cuda_pipeline.h>
 
@@ -17,16 +17,15 @@
 #include "conv2d.cuh"
 #include "types.cuh"
 
-// Where an output pixel begins to read: the first element of its image, and the row and column of its first tap.
+// Where an output pixel begins to read: row and column of its first tap, which may lie in the padding, and how far its
+// element is from the first of the block's first image.
 struct alignas(16) Pixel {
-  long long image;
-  int row, column;
+  int element, row, column;
 };
 
-// Where a d reads: how far its channel is from the group's first, and its tap from the first tap.
+// Where a d reads: how far its element, row and column are from the pixel's.
 struct alignas(16) Source {
-  int channel, below, right;
-  int exists;  // 0: d is beyond the last
+  int element, below, right;
 };
 
 // d as a number of three digits, (r,s,c) if LAST and else (c,r,s), so that a step needs no division.
@@ -52,9 +51,10 @@ struct Digits {
     high += step.high + middle_carry;
   }
 
-  __device__ Source source(const Conv2d& conv, int to_next_channel, bool exists) const {
+  __device__ Source source(const Conv2d& conv, const ImageStrides& xs) const {
     const int c = LAST ? low : high, r = LAST ? high : middle, s = LAST ? middle : low;
-    return {c * to_next_channel, r * conv.dilation_h, s * conv.dilation_w, exists};
+    const int below = r * conv.dilation_h, right = s * conv.dilation_w;
+    return {below * xs.h + right * xs.w + c * xs.c, below, right};
   }
 };
 
@@ -73,7 +73,7 @@ __device__ void fetch(T* to, const T* from, bool present, T otherwise, T& held) 
   }
 }
 
-// A block's place in y: `filters` of a group from the k-th on, and `pixels` from the m-th on; fewer than a tile at the ends.
+// A block's place in y: `filters` of a group from the k-th on, `pixels` from the m-th on; fewer than a tile at an end.
 struct Place {
   int group, k, filters;
   long long m;
@@ -117,9 +117,14 @@ __device__ void write(const A* sums, const T* b, T* y, const Conv2d& conv, const
   }
 }
 
-template <typename T, bool TENSOR, bool LAST, int XV, int WV, Activation ACTIVATION, int BK, int BM, int BD, int WARPS_K,
-          int WARPS_M, int STAGES>
-__global__ void __launch_bounds__(32 * WARPS_K* WARPS_M)
+// How many blocks a multiprocessor is to hold: as many as have registers for sums, operands and addresses.
+__device__ constexpr int resident_blocks(int sums, int warps) {
+  return (sums > 64 * 32 * warps ? 8 : 12) / warps;
+}
+
+template <typename T, bool TENSOR, bool LAST, int XV, int WV, Activation ACTIVATION, int BK, int BM, int BD,
+          int WARPS_K, int WARPS_M, int STAGES>
+__global__ void __launch_bounds__(32 * WARPS_K* WARPS_M, resident_blocks(BK* BM, WARPS_K* WARPS_M))
     conv2d_implicit_gemm(const T* __restrict__ x, const T* __restrict__ w, const T* __restrict__ b, T* __restrict__ y,
                          const Conv2d conv) {
   using A = typename Accumulator<T>::type;
@@ -143,27 +148,29 @@ __global__ void __launch_bounds__(32 * WARPS_K* WARPS_M)
   T* const tiles = reinterpret_cast<T*>(pixels + BM);                     // [STAGES] of w_tile, x_tile; then the sums
 
   const Place place = place_of<BK, BM>(blockIdx.x, conv);
+  __shared__ Place kept_place;  // for the outputs' sake, meanwhile in no registers
+  if (threadIdx.x == 0) kept_place = place;
   const int group_c = conv.C / conv.groups, depth = group_c * conv.R * conv.S;
   const ImageStrides xs = image_strides<LAST>(conv.C, conv.H, conv.W);
-  x += place.group * group_c * xs.c;
+  const int plane = conv.P * conv.Q, image = conv.C * conv.H * conv.W;
+  const long long first_image = place.m / plane;
+  x += first_image * image + place.group * group_c * xs.c;
   w += (place.group * (conv.K / conv.groups) + place.k) * depth;
 
   // What is beyond the last filter or pixel reads the last one's operands; its sums go nowhere.
-  const int last_pixel = place.pixels - (LAST ? 1 : XV), plane = conv.P * conv.Q;
+  const int last_pixel = place.pixels - (LAST ? 1 : XV);
   for (int m = threadIdx.x; m < BM; m += THREADS) {
     const long long at = place.m + min(m, last_pixel);
-    const int pq = static_cast<int>(at % plane);
-    pixels[m] = {at / plane * (conv.C * conv.H * conv.W), pq / conv.Q * conv.stride_h - conv.pad_h,
-                 pq % conv.Q * conv.stride_w - conv.pad_w};
+    const int n = static_cast<int>(at / plane - first_image), pq = static_cast<int>(at % plane);
+    const int row = pq / conv.Q * conv.stride_h - conv.pad_h, column = pq % conv.Q * conv.stride_w - conv.pad_w;
+    pixels[m] = {n * image + row * xs.h + column * xs.w, row, column};
   }
-  int described = threadIdx.x;  // the next d that this thread describes
-  Digits<LAST> digits(described, conv);
+  Digits<LAST> digits(threadIdx.x, conv);
   const Digits<LAST> step_digits(BD, conv);
   const auto describe = [&](int stage) {
     if (threadIdx.x >= BD) return;
-    sources[stage * BD + threadIdx.x] = digits.source(conv, xs.c, described < depth);
+    sources[stage * BD + threadIdx.x] = digits.source(conv, xs);
     digits.add(step_digits, conv);
-    described += BD;
   };
 
   const int w_inner = threadIdx.x % W_INNER * WV, w_outer = threadIdx.x / W_INNER;
@@ -175,11 +182,11 @@ __global__ void __launch_bounds__(32 * WARPS_K* WARPS_M)
   const auto fetch_tiles = [&](int step, int stage) {
     T* const w_tile = tiles + stage * (W_TILE + X_TILE) + w_outer * W_PITCH + w_inner;
     T* const x_tile = tiles + stage * (W_TILE + X_TILE) + W_TILE + x_outer * X_PITCH + x_inner;
-    const int d = step * BD + w_inner;
+    const int left = depth - step * BD;  // d's of this step, if fewer than BD
 #pragma unroll
     for (int i = 0; i < W_COPIES; ++i) {
-      const T* from = w + min(w_outer + i * W_ROWS, place.filters - 1) * depth + d;
-      fetch<WV>(w_tile + i * W_ROWS * W_PITCH, from, d < depth, T(0), held_w[HOLDS_W ? i : 0]);
+      const T* from = w + min(w_outer + i * W_ROWS, place.filters - 1) * depth + step * BD + w_inner;
+      fetch<WV>(w_tile + i * W_ROWS * W_PITCH, from, w_inner < left, T(0), held_w[HOLDS_W ? i : 0]);
     }
     Source source;
     Pixel pixel;
@@ -195,14 +202,18 @@ __global__ void __launch_bounds__(32 * WARPS_K* WARPS_M)
       } else {
         source = sources[stage * BD + x_outer + i * X_ROWS];
       }
-      int h = pixel.row + source.below, v = pixel.column + source.right;
+      int row = pixel.row + source.below, column = pixel.column + source.right;
+      int at = pixel.element + source.element;
       if (wraps) {
-        h = source_index(h, conv.H, conv.padding_mode);
-        v = source_index(v, conv.W, conv.padding_mode);
+        const int h = source_index(row, conv.H, conv.padding_mode), v = source_index(column, conv.W, conv.padding_mode);
+        at += (h - row) * xs.h + (v - column) * xs.w;
+        row = h;
+        column = v;
       }
-      const bool inside = 0 <= h && h < conv.H && 0 <= v && v < conv.W && source.exists;
-      const T* from = x + pixel.image + (h * xs.h + v * xs.w + source.channel);
-      fetch<XV>(x_tile + i * X_ROWS * X_PITCH, from, inside, source.exists ? padding : T(0), held_x[HOLDS_X ? i : 0]);
+      const bool exists = (LAST ? x_inner : x_outer + i * X_ROWS) < left;
+      const bool inside = static_cast<unsigned>(row) < conv.H && static_cast<unsigned>(column) < conv.W;
+      fetch<XV>(x_tile + i * X_ROWS * X_PITCH, x + at, exists && inside, exists ? padding : T(0),
+                held_x[HOLDS_X ? i : 0]);
     }
   };
   // What was held, to shared memory.
@@ -249,8 +260,8 @@ __global__ void __launch_bounds__(32 * WARPS_K* WARPS_M)
   __syncthreads();  // the sums are written
   constexpr int YV = 16 / sizeof(T);
   if ((LAST ? conv.K / conv.groups : plane) % YV == 0) {
-    write<YV, LAST, ACTIVATION, BK, BM, SUM_PITCH, THREADS>(sums, b, y, conv, place);
+    write<YV, LAST, ACTIVATION, BK, BM, SUM_PITCH, THREADS>(sums, b, y, conv, kept_place);
   } else {
-    write<1, LAST, ACTIVATION, BK, BM, SUM_PITCH, THREADS>(sums, b, y, conv, place);
+    write<1, LAST, ACTIVATION, BK, BM, SUM_PITCH, THREADS>(sums, b, y, conv, kept_place);
   }
 }

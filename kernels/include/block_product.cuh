@@ -1,9 +1,9 @@
-// A block's product of two tiles in shared memory, sum[k][m] += sum over d of w[k][d] * x[d][m]: each warp has its part of
+// A block's product of two tiles in shared memory, sum[k][m] += w[k][d] * x[d][m] over all d: each warp has its part of
 // the sums in registers.  w lies d-contiguous, w_tile[k][W_PITCH]; x either way, x_tile[m][X_PITCH] (X_BY_D) or
 // x_tile[d][X_PITCH].
 //
-// Pitches are such that a warp's reads meet every bank once.  Both classes have the same functions: `add` a pair of tiles,
-// `store` the sums as out[m][pitch] (K_INNER) or out[k][pitch].
+// Both classes have the same functions: `add` the product of a pair of tiles, `store` the sums, as out[m][pitch]
+// (K_INNER) or as out[k][pitch].
 #pragma once
 #include <mma.h>
 
@@ -19,7 +19,8 @@ struct Either<false, A, B> {
   using type = B;
 };
 
-// Elements between two rows of a tile beyond the row itself; rows stay multiples of 16 bytes apart.
+// What is added to a row of a tile, by d or by m, to make its pitch: a warp's reads then meet different banks, and rows
+// stay multiples of 16 bytes apart.
 template <typename T>
 struct Padding {
   static constexpr int BY_D = sizeof(T) == 2 ? 8 : 4;
@@ -110,14 +111,13 @@ class TensorProduct {
   }
 };
 
-// Warps of K_EACH x M_EACH sums on FMA units: 8 x 4 lanes, each of which reads 16 bytes at a time.
+// Warps of K_EACH x M_EACH sums on FMA units, 8 x 4 lanes.
 template <typename T, bool X_BY_D, int BD, int W_PITCH, int X_PITCH, int K_EACH, int M_EACH>
 class FmaProduct {
   static constexpr int LANES_K = 8, LANES_M = 4;
-  static constexpr int V = 16 / sizeof(T);
+  static constexpr int D = 2, V = 4;  // elements read at a time along d, and along m
   static constexpr int TK = K_EACH / LANES_K, TM = M_EACH / LANES_M;
-  static_assert(TK * LANES_K == K_EACH && TM * LANES_M == M_EACH && BD % V == 0 && TM % V == 0, "whole vectors");
-  using Vector = Pack<T, V>;
+  static_assert(TK * LANES_K == K_EACH && TM * LANES_M == M_EACH && BD % D == 0 && TM % V == 0, "whole vectors");
 
   T sum[TK][TM] = {};
   const int k0, m0;  // the thread's first filter and pixel
@@ -126,38 +126,41 @@ class FmaProduct {
   __device__ static constexpr int k_of(int i) { return i * LANES_K; }
   __device__ static constexpr int m_of(int j) { return X_BY_D ? j * LANES_M : j / V * V * LANES_M + j % V; }
 
-  __device__ static Vector read(const T* from) { return *reinterpret_cast<const Vector*>(from); }
+  template <int N>
+  __device__ static Pack<T, N> read(const T* from) {
+    return *reinterpret_cast<const Pack<T, N>*>(from);
+  }
 
  public:
   __device__ FmaProduct(int k0, int m0)
       : k0(k0 + threadIdx.x % 32 / LANES_M), m0(m0 + threadIdx.x % LANES_M * (X_BY_D ? 1 : V)) {}
 
   __device__ void add(const T* w_tile, const T* x_tile) {
+#pragma unroll 2
+    for (int d = 0; d < BD; d += D) {
+      Pack<T, D> w[TK];
 #pragma unroll
-    for (int d = 0; d < BD; d += V) {
-      Vector w[TK];
-#pragma unroll
-      for (int i = 0; i < TK; ++i) w[i] = read(w_tile + (k0 + k_of(i)) * W_PITCH + d);
+      for (int i = 0; i < TK; ++i) w[i] = read<D>(w_tile + (k0 + k_of(i)) * W_PITCH + d);
       if constexpr (X_BY_D) {
 #pragma unroll
         for (int j = 0; j < TM; ++j) {
-          const Vector x = read(x_tile + (m0 + m_of(j)) * X_PITCH + d);
+          const Pack<T, D> x = read<D>(x_tile + (m0 + m_of(j)) * X_PITCH + d);
 #pragma unroll
-          for (int v = 0; v < V; ++v) {
+          for (int u = 0; u < D; ++u) {
 #pragma unroll
-            for (int i = 0; i < TK; ++i) sum[i][j] += w[i].v[v] * x.v[v];
+            for (int i = 0; i < TK; ++i) sum[i][j] += w[i].v[u] * x.v[u];
           }
         }
       } else {
 #pragma unroll
-        for (int v = 0; v < V; ++v) {
+        for (int u = 0; u < D; ++u) {
 #pragma unroll
           for (int j = 0; j < TM; j += V) {
-            const Vector x = read(x_tile + (d + v) * X_PITCH + m0 + m_of(j));
+            const Pack<T, V> x = read<V>(x_tile + (d + u) * X_PITCH + m0 + m_of(j));
 #pragma unroll
             for (int i = 0; i < TK; ++i) {
 #pragma unroll
-              for (int u = 0; u < V; ++u) sum[i][j + u] += w[i].v[v] * x.v[u];
+              for (int v = 0; v < V; ++v) sum[i][j + v] += w[i].v[u] * x.v[v];
             }
           }
         }
