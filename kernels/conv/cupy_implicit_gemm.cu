@@ -98,22 +98,25 @@ __device__ Place place_of(int block, const Conv2d& conv) {
 // A block's sums, [BM][PITCH] if LAST and else [BK][PITCH], to y, with bias and activation; V outputs together.
 template <int V, bool LAST, Activation ACTIVATION, int BK, int BM, int PITCH, int THREADS, typename T, typename A>
 __device__ void write(const A* sums, const T* b, T* y, const Conv2d& conv, const Place& place) {
-  constexpr int INNER = (LAST ? BK : BM) / V;
-  const int plane = conv.P * conv.Q, k0 = place.group * (conv.K / conv.groups) + place.k;
+  constexpr int INNER = (LAST ? BK : BM) / V, ROWS = THREADS / INNER;
+  static_assert(ROWS * INNER == THREADS, "a thread writes one column of vectors");
+  const int inner = threadIdx.x % INNER * V, plane = conv.P * conv.Q;
+  const int columns = LAST ? place.filters : place.pixels, rows = LAST ? place.pixels : place.filters;
+  if (inner >= columns) return;
+  const int k0 = place.group * (conv.K / conv.groups) + place.k;
+  const long long at = place.m + inner;
+  y += LAST ? place.m * conv.K + k0 + inner : (at / plane * conv.K + k0) * plane + at % plane;
+  if (b) b += k0 + (LAST ? inner : 0);
 #pragma unroll 1
-  for (int i = threadIdx.x; i < BK * BM / V; i += THREADS) {
-    const int k = LAST ? i % INNER * V : i / INNER, m = LAST ? i / INNER : i % INNER * V;
-    if (k >= place.filters || m >= place.pixels) continue;
-    const Pack<A, V> sum = *reinterpret_cast<const Pack<A, V>*>(sums + (LAST ? m * PITCH + k : k * PITCH + m));
+  for (int row = threadIdx.x / INNER; row < rows; row += ROWS) {
+    const Pack<A, V> sum = *reinterpret_cast<const Pack<A, V>*>(sums + row * PITCH + inner);
     Pack<T, V> out;
 #pragma unroll
     for (int v = 0; v < V; ++v) {
-      const A bias = b ? static_cast<A>(b[k0 + k + (LAST ? v : 0)]) : A(0);
+      const A bias = b ? static_cast<A>(b[LAST ? v : row]) : A(0);
       out.v[v] = static_cast<T>(activate<ACTIVATION>(sum.v[v] + bias));
     }
-    const long long at = place.m + m, image = at / plane;
-    T* to = LAST ? y + at * conv.K + k0 + k : y + (image * conv.K + k0 + k) * plane + at % plane;
-    *reinterpret_cast<Pack<T, V>*>(to) = out;
+    *reinterpret_cast<Pack<T, V>*>(y + static_cast<long long>(row) * (LAST ? conv.K : plane)) = out;
   }
 }
 

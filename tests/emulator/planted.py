@@ -262,7 +262,7 @@ BUGS = [
     Bug("reads one warp too many", SOFTMAX, "warp < THREADS / 32;", "warp <= THREADS / 32;", LONG_ROWS),
     Bug("reads a filter behind the last", IMPLICIT_GEMM, "W_ROWS, place.filters - 1)", "W_ROWS, BK - 1)", IMPLICIT),
     Bug("reads behind a filter's end", IMPLICIT_GEMM, "from, w_inner < left,", "from, true,", IMPLICIT),
-    Bug("writes a pixel too many", IMPLICIT_GEMM, "m >= place.pixels)", "m > place.pixels)", IMPLICIT),
+    Bug("writes a pixel too many", IMPLICIT_GEMM, "inner >= columns)", "inner > columns)", IMPLICIT),
     Bug("a row of tiles too small", IMPLICIT_GEMM, "X_TILE = (LAST ? BM : BD)", "X_TILE = (BD)", IMPLICIT_LAST),
     Bug("reads above the image", IMPLICIT_GEMM, "static_cast<unsigned>(row) < conv.H", "row < conv.H", IMPLICIT_LAST),
     Bug("a pixel's vector over the last pixel", IMPLICIT_GEMM, "(LAST ? 1 : XV);", "1;", IMPLICIT_PIXELS),
