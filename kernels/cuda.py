@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from . import emulator
+from .arrays import span
 from .emulator import CompileError
 from .problem import PADDING_MODES, ConvProblem
 from .source import declaration, inlined, masked
@@ -107,6 +108,7 @@ class Kernel:
     shared_bytes  dynamic shared memory of a block
     stage         the stage of the strategy that it belongs to
     renamed       a pointer's name -> the array's name in the strategy, where it is another
+    alignment     a pointer's name -> the bytes that its address is a multiple of, where that is not an element
     """
 
     source: str
@@ -117,6 +119,7 @@ class Kernel:
     shared_bytes: int = 0
     stage: str = "kernel"
     renamed: Mapping[str, str] = field(default_factory=dict, hash=False)
+    alignment: Mapping[str, int] = field(default_factory=dict, hash=False)
 
     def arrays(self) -> dict[str, str]:
         declared = parameters(source_text(self.source, self.name), self.name)
@@ -126,7 +129,8 @@ class Kernel:
         """A function: {pointer's name: array, or None for a null pointer} -> every argument, in the declared order.
 
         Raises, here for scalars and there for arrays, TypeError for one that is missing, unknown or not of its
-        parameter's type, ValueError for an integer too large for it; both name the argument.
+        parameter's type, ValueError for an integer too large for it or an array at another address than `alignment`
+        allows; all name the argument.
         """
         declared = parameters(source_text(self.source, self.name), self.name)
         pointees = {name: c_type for name, c_type in declared.items() if isinstance(c_type, str)}
@@ -139,6 +143,11 @@ class Kernel:
                 expected = _POINTEES[pointees[name]]
                 if array is not None and str(array.dtype) != expected:
                     raise TypeError(f"{self.name}: array {name!r} has dtype {array.dtype}, expected {expected}")
+                if array is not None and array.size and span(array)[0] % self.alignment.get(name, 1):
+                    raise ValueError(
+                        f"{self.name}: array {name!r} starts at address {span(array)[0]}, "
+                        f"expected a multiple of {self.alignment[name]} bytes"
+                    )
             arguments = {**values, **{name: _NULL if array is None else array for name, array in arrays.items()}}
             return tuple(arguments[name] for name in declared)
 
@@ -176,9 +185,9 @@ class Kernel:
         """
         text = source_text(self.source, self.name)
         function = _host_function(text, self.name) if device == "cpu" else _function(text, self.name, _current_gpu())
+        if self.shared_bytes > SHARED_BYTES:  # the function is that of other launches, too
+            function.max_dynamic_shared_size_bytes = max(function.max_dynamic_shared_size_bytes, self.shared_bytes)
         bind = self.binder()
-        if self.shared_bytes > max(SHARED_BYTES, function.max_dynamic_shared_size_bytes):
-            function.max_dynamic_shared_size_bytes = self.shared_bytes
 
         def launch(**arrays: Any) -> None:
             function(self.grid, self.block, bind(arrays), shared_mem=self.shared_bytes)

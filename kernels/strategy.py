@@ -28,6 +28,7 @@ STRATEGIES = (  # the folder's name, then the strategy's; in the order in which 
     "conv.cupy_fft",
     "conv.cupy_winograd_f2x3",
     "conv.cupy_winograd_f4x3",
+    "conv.cupy_implicit_gemm",
     "conv.triton_implicit_gemm",
     "conv.triton_implicit_gemm_tma",
     "conv.triton_stem",

@@ -11,16 +11,24 @@ import cupy
 import numpy as np
 import pytest
 
+from gpucnn.bench.inputs import Inputs, integers
 from gpucnn.bench.machine import Machine
-from gpucnn.bench.oracle import oracles
-from gpucnn.bench.validate import validate
+from gpucnn.bench.oracle import Oracle, oracles
+from gpucnn.bench.validate import Verdict, validate
 from gpucnn.kernels import cublas as cublas_calls
 from gpucnn.kernels import cuda
 from gpucnn.kernels.arrays import has_gpu
-from gpucnn.kernels.conv import cupy_direct, cupy_fft, cupy_im2col_gemm, cupy_winograd_f2x3, cupy_winograd_f4x3
+from gpucnn.kernels.conv import (
+    cupy_direct,
+    cupy_fft,
+    cupy_im2col_gemm,
+    cupy_implicit_gemm,
+    cupy_winograd_f2x3,
+    cupy_winograd_f4x3,
+)
 from gpucnn.kernels.conv.cupy_im2col_gemm import cuts, needs_columns, needs_epilogue, needs_sums, products
 from gpucnn.kernels.cuda import Kernel
-from gpucnn.kernels.emulator import NotSupportedError, RawModule, build, cublas, cufft
+from gpucnn.kernels.emulator import NotSupportedError, RawModule, build, cublas, cufft, missing
 from gpucnn.kernels.pool import cupy_max_pool
 from gpucnn.kernels.problem import ConvProblem, parse
 from gpucnn.kernels.rowwise import cupy_softmax
@@ -28,6 +36,8 @@ from gpucnn.kernels.source import inlined
 from gpucnn.kernels.strategy import StagedStrategy
 from gpucnn.reference import conv2d
 from gpucnn.reference.winograd import POINTS, cook_toom
+
+needs_compiler = pytest.mark.skipif(missing() is not None, reason=str(missing()))
 
 # Arguments ------------------------------------------------------------------------------------------------------------
 
@@ -134,6 +144,8 @@ PROBLEMS = [
     (cupy_winograd_f2x3.strategy, "--dtype=float16 --layout=channels_last --activation=silu g2mb1ic8oc4ih6kh3"),
     (cupy_winograd_f4x3.strategy, "--bias mb2ic5oc7ih9kh3ph1"),
     (cupy_winograd_f4x3.strategy, "--dtype=bfloat16 --layout=channels_last --activation=silu g2mb1ic8oc4ih6kh3"),
+    (cupy_implicit_gemm.strategy, "--bias mb2ic5oc7ih9kh3sh2ph1"),
+    (cupy_implicit_gemm.strategy, "--dtype=bfloat16 --layout=channels_last g2mb3ic16oc8ih6kh3"),
     (cupy_max_pool.strategy, "--op=max_pool2d --return-indices mb2ic3ih9kh3sh2ph1"),
     (cupy_max_pool.strategy, "--op=max_pool2d --layout=channels_last mb2ic3ih9kh3sh2ph1"),
     (cupy_max_pool.strategy, "--op=adaptive_max_pool2d mb1ic3ih9oh4"),
@@ -243,6 +255,104 @@ def test_configs_are_tiles_that_kernels_takes() -> None:
     assert len(configs) > 1
     assert cupy_direct.strategy.kernels(problem) == cupy_direct.strategy.kernels(problem, **configs[0])
     assert len({cupy_direct.strategy.kernels(problem, **config)[0].name for config in configs}) == len(configs)
+
+
+# cupy_implicit_gemm ---------------------------------------------------------------------------------------------------
+
+# Of each row of tiles and each layout, more filters and pixels than the largest tile, and no multiple of the smallest; a
+# reduction of several steps, and a rest.
+IMPLICIT = [
+    "--dtype=float16 --layout=channels_last --bias --activation=relu mb2ic24oc136ih12iw13kh2kw3ph1",
+    "--dtype=bfloat16 --bias mb5ic88oc136ih8kh1",
+    "--dtype=float16 mb2ic7oc136ih10iw9kh3kw2ph1",
+    "--dtype=bfloat16 --layout=channels_last --padding-mode=circular mb2ic7oc136ih10iw9kh3kw2ph1",
+    "--allow-tf32 --layout=channels_last mb2ic12oc136ih10iw9kh3kw2ph1",
+    "--allow-tf32 --padding-mode=constant --padding-value=2 mb2ic5oc136ih10iw9kh3kw2ph1",
+    "--layout=channels_last mb2ic12oc136ih10iw9kh3kw2ph1",
+    "--bias mb2ic5oc136ih10iw9kh3kw2ph1",
+    "--dtype=float64 --layout=channels_last mb2ic6oc70ih8iw7kh3kw2ph1",
+    "--dtype=float64 --bias --activation=relu mb2ic3oc70ih8iw7kh3kw2ph1",
+]
+
+
+def judge(problem: ConvProblem, inputs: dict[str, np.ndarray] | None = None) -> Verdict:
+    """By validate, on the host: on small integers, or on these inputs, of which every image is compared."""
+    given = integers(problem, seed=0) if inputs is None else Inputs("planted values", inputs, exact=True)
+    oracle = Oracle(problem, given, np.arange(problem.n))
+    return validate(cupy_implicit_gemm.strategy, problem, Machine("cpu"), [oracle])
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("problem", "tile"),
+    [
+        pytest.param(problem, config["tile"], id=f"{problem}-{'x'.join(map(str, config['tile']))}")
+        for problem in map(parse, IMPLICIT)
+        for config in cupy_implicit_gemm.strategy.configs(problem)
+    ],
+)
+def test_every_implicit_tile_is_right(problem: ConvProblem, tile: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cupy_implicit_gemm.strategy, "configs", lambda _: [{"tile": tile}])
+    found = judge(problem)
+    assert found.verdict == "PASSED", found.message
+
+
+# Infinite weights meet the padding's zeros, and must not meet what lies beyond the reduction's end.
+@needs_compiler
+@pytest.mark.parametrize("mode", ["zeros", "reflect", "constant"])
+@pytest.mark.parametrize("options", ["", "--layout=channels_last", "--dtype=float16 --layout=channels_last"])
+def test_nan_and_infinity_come_out_where_the_reference_has_them(mode: str, options: str) -> None:
+    problem = parse(f"{options} mb2ic8ih7oc6kh3ph1").replace(
+        padding_mode=mode, padding_value=2.0 * (mode == "constant")
+    )
+    arrays, rng = integers(problem, seed=0).arrays, np.random.default_rng(0)
+    for name, values in (("x", [np.nan, np.inf, np.inf, -np.inf]), ("w", [np.inf, np.inf, -np.inf])):
+        arrays[name].flat[rng.choice(arrays[name].size, len(values), replace=False)] = values
+    found = judge(problem, arrays)
+    assert found.verdict == "PASSED", found.message
+
+
+def test_vectors_divide_what_they_are_copied_from() -> None:
+    lines = {
+        "--dtype=float16 --layout=channels_last mb1ic64oc64ih8kh3": (8, 8),
+        "--dtype=float16 --layout=channels_last g2mb1ic24oc64ih8kh2": (4, 8),
+        "--dtype=bfloat16 --layout=channels_last mb1ic3oc64ih8kh2": (1, 4),
+        "--layout=channels_last mb1ic6oc64ih8kh3": (2, 2),
+        "--dtype=float16 mb1ic64oc64ih8kh3ph1": (1, 8),
+        "--dtype=float16 mb1ic64oc64ih8kh1": (8, 8),
+        "--dtype=float16 mb1ic64oc64ih7kh1": (1, 8),
+        "mb1ic64oc64ih8oh4kh1sh2": (1, 4),
+        "--dtype=float64 mb1ic5oc64ih8kh1": (2, 1),
+    }
+    assert {line: cupy_implicit_gemm.together(parse(line)) for line in lines} == lines
+
+
+# Many blocks take the largest tile, few the smallest; between them a wave of large ones beats two of small ones.
+def test_the_default_tile_fills_the_multiprocessors() -> None:
+    lines = {
+        "mb256ic256oc256ih28kh3ph1": (128, 128),
+        "mb1ic64oc64ih7kh3ph1": (32, 32),
+        "--dtype=float16 --layout=channels_last mb256ic256oc256ih28kh3ph1": (128, 256),
+        "--dtype=float16 --layout=channels_last mb1ic64oc64ih7kh3ph1": (32, 32),
+    }
+    assert {line: cupy_implicit_gemm.tiles(parse(line))[0][:2] for line in lines} == lines
+
+
+def test_a_tile_whose_images_are_too_large_is_left_out() -> None:
+    problem = parse("mb64ic1024oc8ih256oh1kh1sh256ph0")
+    assert [tile.block_m for tile in cupy_implicit_gemm.tiles(problem)] == []
+    assert cupy_implicit_gemm.strategy.unsupported(problem, "cuda") == [
+        "It indexes the images of a tile in 32 bits; here it has 2147483648 elements."
+    ]
+
+
+def test_an_array_that_is_not_aligned_is_named() -> None:
+    (kernel,) = cupy_implicit_gemm.strategy.kernels(parse("--dtype=float16 --layout=channels_last mb1ic8oc8ih4kh1"))
+    x, w, y = (np.zeros(128 + 8, np.float16)[8 * odd : 8 * odd + 128] for odd in (0, 0, 0))
+    kernel.binder()({"x": x, "w": w, "b": None, "y": y})
+    shifted = np.zeros(136, np.float16)[1:129]
+    with pytest.raises(ValueError, match=r"array 'x' starts at address \d+, expected a multiple of 16 bytes"):
+        kernel.binder()({"x": shifted, "w": w, "b": None, "y": y})
 
 
 # cupy_im2col_gemm -----------------------------------------------------------------------------------------------------

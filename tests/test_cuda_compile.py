@@ -12,7 +12,14 @@ import pytest
 
 from gpucnn.bench.inspect import names
 from gpucnn.kernels import cuda
-from gpucnn.kernels.conv import cupy_direct, cupy_fft, cupy_im2col_gemm, cupy_winograd_f2x3, cupy_winograd_f4x3
+from gpucnn.kernels.conv import (
+    cupy_direct,
+    cupy_fft,
+    cupy_im2col_gemm,
+    cupy_implicit_gemm,
+    cupy_winograd_f2x3,
+    cupy_winograd_f4x3,
+)
 from gpucnn.kernels.cuda import CompileError, Kernel
 from gpucnn.kernels.offline import compile_cuda
 from gpucnn.kernels.pool import cupy_max_pool
@@ -59,6 +66,33 @@ WINOGRAD_DOUBLE = [
     f"--dtype=float64 --layout={layout} --activation=gelu mb2ic16oc64ih14kh3ph1"
     for layout in ("contiguous", "channels_last")
 ]
+# Each row of tiles in both layouts; whole vectors, parts of vectors and single elements of x and of w; and the activations
+# that take the most registers.
+IMPLICIT = [
+    f"{options} --layout=channels_last --bias mb2ic{channels}oc64ih14kh3ph1"
+    for options, channels in (
+        ("--dtype=float16 --activation=gelu", 3),
+        ("--dtype=float16 --activation=gelu", 64),
+        ("--dtype=bfloat16 --activation=tanh", 18),
+        ("--allow-tf32 --activation=gelu", 3),
+        ("--allow-tf32 --activation=tanh", 64),
+        ("--activation=tanh", 3),
+        ("--activation=gelu", 64),
+        ("--dtype=float64 --activation=gelu", 64),
+    )
+]
+IMPLICIT += [
+    f"{options} --bias mb2{shape}"
+    for options, shape in (
+        ("--dtype=bfloat16 --activation=gelu", "ic3oc64ih14kh3ph1"),
+        ("--dtype=float16 --activation=tanh", "ic64oc64ih14kh3ph1"),
+        ("--dtype=float16 --activation=gelu", "ic64oc64ih16kh1"),
+        ("--allow-tf32 --activation=sigmoid", "ic3oc64ih14kh3ph1"),
+        ("--activation=gelu", "ic3oc64ih14kh3ph1"),
+        ("--activation=silu", "ic64oc64ih16kh1"),
+        ("--dtype=float64 --activation=tanh", "ic64oc64ih14kh3ph1"),
+    )
+]
 MAX_POOL = [
     f"--op=max_pool2d --dtype={dtype} --layout={layout} mb2ic16ih14kh3sh2ph1"
     for dtype in cuda.C_TYPES
@@ -78,6 +112,7 @@ LINES = {
     cupy_fft.strategy: FFT,
     cupy_winograd_f2x3.strategy: WINOGRAD,
     cupy_winograd_f4x3.strategy: WINOGRAD + WINOGRAD_DOUBLE,
+    cupy_implicit_gemm.strategy: IMPLICIT,
     cupy_max_pool.strategy: MAX_POOL,
     cupy_softmax.strategy: SOFTMAX,
 }
@@ -89,6 +124,8 @@ def test_every_strategy_and_tile_is_compiled() -> None:
     assert tiles == set(cupy_direct.TILES)
     tiles = {tuple(config["tile"]) for line in FFT for config in cupy_fft.strategy.configs(parse(line))}
     assert tiles == set(cupy_fft.TILES)
+    tiles = {tuple(config["tile"]) for line in IMPLICIT for config in cupy_implicit_gemm.strategy.configs(parse(line))}
+    assert tiles == {tile for row in cupy_implicit_gemm.TILES.values() for tile in row}
 
 
 @pytest.mark.parametrize("arch", ARCHS)
@@ -121,6 +158,7 @@ STRUCTS = {
     "conv/cupy_fft.cu": ("Conv2d", "Plane", "Cut", "Products"),
     "conv/cupy_winograd_f2x3.cu": ("Conv2d", "Tiles", "Filled"),
     "conv/cupy_winograd_f4x3.cu": ("Conv2d", "Tiles", "Cut"),
+    "conv/cupy_implicit_gemm.cu": ("Conv2d",),
     "pool/cupy_max_pool.cu": ("Pool",),
 }
 ANY_KERNEL = {
@@ -129,6 +167,7 @@ ANY_KERNEL = {
     "conv/cupy_fft.cu": "pad_filters<float, float, false>",
     "conv/cupy_winograd_f2x3.cu": "transform_filters<float, false>",
     "conv/cupy_winograd_f4x3.cu": "transform_filters<float, float, false>",
+    "conv/cupy_implicit_gemm.cu": "conv2d_implicit_gemm<float, false, false, 1, 1, NONE, 32, 32, 16, 1, 2, 3>",
     "pool/cupy_max_pool.cu": "max_pool2d<float, false, false>",
 }
 

@@ -41,7 +41,7 @@ CHECKS: dict[str, list[dict[str, Any]]] = {
 # What a report says -> the word for it.
 KINDS = {
     "race:": "race",
-    "misaligned": "alignment",
+    "misaligned|not a multiple of": "alignment",
     "out of bounds|outside of|illegal memory access|AddressSanitizer|wrote behind": "bounds",
     "divergent barrier|deadlock": "barrier",
     "the mask|did not take part": "mask",
@@ -144,6 +144,18 @@ F2X3_LAST = problem(
 )
 F4X3 = problem("conv.cupy_winograd_f4x3", "--bias mb3ic5oc7ih7iw9kh3kw3ph1pw1")
 F4X3_LAST = problem("conv.cupy_winograd_f4x3", "--layout=channels_last --bias g2mb3ic6oc10ih7iw9kh3kw3ph1pw1")
+# Three steps of the reduction and a rest, tiles that hang over filters and pixels; elements that are held, vectors of
+# channels, vectors of pixels, FMA units.
+IMPLICIT = problem("conv.cupy_implicit_gemm", "--dtype=float16 --bias mb2ic6oc37ih5kh3ph1", tile=[32, 32, 16, 1, 2, 3])
+IMPLICIT_LAST = problem(
+    "conv.cupy_implicit_gemm", "--layout=channels_last g2mb2ic24oc20ih5kh3ph1", tile=[32, 32, 16, 1, 2, 3]
+)
+IMPLICIT_MODE = problem(
+    "conv.cupy_implicit_gemm",
+    "--allow-tf32 --padding-mode=circular mb2ic5oc20ih7iw6kh3kw2sh2sw1ph1dh1dw0",
+    tile=[32, 32, 32, 1, 2, 3],
+)
+IMPLICIT_PIXELS = problem("conv.cupy_implicit_gemm", "mb3ic40oc20ih4kh1", tile=[32, 32, 16, 1, 2, 3])
 POOL = problem("pool.cupy_max_pool", "--op=max_pool2d --return-indices mb2ic3ih9kh3sh2ph1")
 POOL_DILATED = problem("pool.cupy_max_pool", "--op=max_pool2d mb2ic3ih13kh3sh2dh1ph1")
 POOL_ADAPTIVE = problem("pool.cupy_max_pool", "--op=adaptive_max_pool2d mb1ic2ih40oh9")
@@ -151,9 +163,10 @@ ROWS = problem("rowwise.cupy_softmax", "--op=softmax 5x77")
 LONG_ROWS = problem("rowwise.cupy_softmax", "--op=softmax 3x700")
 COLUMNS = problem("rowwise.cupy_softmax", "--op=log_softmax --axis=1 2x21x23")
 
-DIRECT, GEMM, FOURIER, MAX, SOFTMAX = (
+DIRECT, GEMM, IMPLICIT_GEMM, FOURIER, MAX, SOFTMAX = (
     "conv/cupy_direct.cu",
     "conv/cupy_im2col_gemm.cu",
+    "conv/cupy_implicit_gemm.cu",
     "conv/cupy_fft.cu",
     "pool/cupy_max_pool.cu",
     "rowwise/cupy_softmax.cu",
@@ -205,6 +218,18 @@ BUGS = [
         "= value;\n    if (threadIdx.x < 64) __syncthreads();",
         LONG_ROWS,
     ),
+    Bug("no barrier before descriptions are read", IMPLICIT_GEMM, "__syncthreads();  // pixels", "// pixels", IMPLICIT),
+    Bug("no barrier in a step", IMPLICIT_GEMM, "__syncthreads();  // this step's", "// this step's", IMPLICIT),
+    Bug(
+        "no barrier before sums take the tiles' place",
+        IMPLICIT_GEMM,
+        "__syncthreads();  // the last tiles",
+        "// the last tiles",
+        IMPLICIT,
+    ),
+    Bug("no barrier before sums are read", IMPLICIT_GEMM, "__syncthreads();  // the sums", "// the sums", IMPLICIT),
+    Bug("waits for a copy too few", IMPLICIT_GEMM, "wait_prior(STAGES - 2)", "wait_prior(STAGES - 1)", IMPLICIT_LAST),
+    Bug("overwrites the tiles of this step", IMPLICIT_GEMM, "stage ? stage - 1 : STAGES - 1", "stage", IMPLICIT_LAST),
     # Warps.
     Bug("a shuffle's mask without its callers", SOFTMAX, "__shfl_xor_sync(0xffffffff", "__shfl_xor_sync(0xffff", ROWS),
     Bug(
@@ -284,6 +309,12 @@ BUGS = [
     ),
     Bug("an inner dimension too small", SOFTMAX, "partial[THREADS_Y][32]", "partial[THREADS_Y][31]", COLUMNS),
     Bug("reads one warp too many", SOFTMAX, "warp < THREADS / 32;", "warp <= THREADS / 32;", LONG_ROWS),
+    Bug("reads a filter behind the last", IMPLICIT_GEMM, "W_ROWS, place.filters - 1)", "W_ROWS, BK - 1)", IMPLICIT),
+    Bug("reads behind a filter's end", IMPLICIT_GEMM, "from, w_inner < left,", "from, true,", IMPLICIT),
+    Bug("writes a pixel too many", IMPLICIT_GEMM, "inner >= columns)", "inner > columns)", IMPLICIT),
+    Bug("a row of tiles too small", IMPLICIT_GEMM, "X_TILE = (LAST ? BM : BD)", "X_TILE = (BD)", IMPLICIT_LAST),
+    Bug("reads above the image", IMPLICIT_GEMM, "static_cast<unsigned>(row) < conv.H", "row < conv.H", IMPLICIT_LAST),
+    Bug("a pixel's vector over the last pixel", IMPLICIT_GEMM, "(LAST ? 1 : XV);", "1;", IMPLICIT_PIXELS),
     # What is not initialised, not aligned, or too large.
     Bug("a sum that is not initialised", DIRECT, "A sum[TK][TM] = {};", "A sum[TK][TM];", PLAIN),
     Bug("a maximum that is not initialised", SOFTMAX, "A top = -Accumulator<T>::infinity();", "A top;", ROWS),
@@ -314,6 +345,9 @@ BUGS = [
     Bug("the stride is left out", DIRECT, "p0 * conv.stride_h - conv.pad_h", "p0 - conv.pad_h", STRIDED),
     Bug("the other axis's padding", DIRECT, "q0 * conv.stride_w - conv.pad_w", "q0 * conv.stride_w - conv.pad_h", TALL),
     Bug("rows and columns exchanged", GEMM, "plane[h * xs.h + w * xs.w]", "plane[w * xs.h + h * xs.w]", IM2COL),
+    Bug("a digit's carry is left out", IMPLICIT_GEMM, "step.middle + low_carry", "step.middle", IMPLICIT_LAST),
+    Bug("the wrapped row is not moved to", IMPLICIT_GEMM, "(h - row) * xs.h + ", "", IMPLICIT_MODE),
+    Bug("a step's d's are not described", IMPLICIT_GEMM, "    describe(stage);\n", "", IMPLICIT),
     Bug("the dilation is left out", MAX, "h += rows.step", "h++", POOL_DILATED),
     # Blocks.
     Bug(
