@@ -132,6 +132,7 @@ def compile_all(capability):
                 {
                     "line": line,
                     "config": config,
+                    "stage": plan.stage,
                     "faults": compiled.faults(strategy.budget),
                     "loads": load_bytes(ptx),
                     "tensor_cores": "mma" in ptx,
@@ -224,5 +225,5 @@ def test_kernels_compile_for(capability):
     fast = [
         one for one in compiled if "allow-tf32" in one["line"] or ("float16" in one["line"] and "conv" in one["line"])
     ]
-    assert [one for one in fast if not one["tensor_cores"]] == []
+    assert [one for one in fast if not one["tensor_cores"] and one["stage"] != "pad"] == []
     assert report["launched differently"] == []
