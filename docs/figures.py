@@ -178,10 +178,10 @@ def direct() -> Drawing:
 
 def groups() -> Drawing:
     """Which input channels an output channel reads."""
-    d = Drawing(14.4, 5.6)
+    d = Drawing(15.4, 5.6)
     panels = [("dense: groups = 1", 4), ("groups = 2", 2), ("depthwise: groups = C", 1)]
     for panel, (title, size) in enumerate(panels):
-        x = 0.5 + panel * 4.9
+        x = 0.8 + panel * 5.1
         d.text(x + 1.8, 0.5, title)
         for k, c in np.ndindex(4, 4):
             if k // size == c // size:

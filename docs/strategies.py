@@ -102,17 +102,17 @@ COUNTS: dict[str, tuple[tuple[str, ...], Rows]] = {
         (
             ("input, filters and output, once each", "m = (N*C*H*W + K*C*R*S + N*K*P*Q) * e", "B"),
             ("F(2,3): tiles of 2·2 outputs", "t = N * P/2 * Q/2", ""),
-            ("products", "p = 2*16 * K*C * t", "FLOP"),
-            ("products by the textbook's FLOPs", "p / (2*N*K*P*Q*C*R*S)", "×"),
-            ("U in float32", "u = 16 * K*C * 4", "B"),
-            ("V and M in float32", "v = 16 * (C + K) * t * 4", "B"),
-            ("traffic by the minimum: fused", "(m + 2*u) / m", "×"),
-            ("traffic by the minimum: in stages", "(m + 2*(u + v)) / m", "×"),
+            ("F(2,3): products", "p = 2*16 * K*C * t", "FLOP"),
+            ("F(2,3): products by the textbook's FLOPs", "p / (2*N*K*P*Q*C*R*S)", "×"),
+            ("F(2,3): U in float32", "u = 16 * K*C * 4", "B"),
+            ("F(2,3): V and M in float32", "v = 16 * (C + K) * t * 4", "B"),
+            ("F(2,3): traffic by the minimum, fused", "(m + 2*u) / m", "×"),
+            ("F(2,3): traffic by the minimum, in stages", "(m + 2*(u + v)) / m", "×"),
             ("F(4,3): tiles of 4·4 outputs", "t = N * P/4 * Q/4", ""),
-            ("products", "p = 2*36 * K*C * t", "FLOP"),
-            ("products by the textbook's FLOPs", "p / (2*N*K*P*Q*C*R*S)", "×"),
-            ("U, V and M in float32", "v = 36 * (K*C + (C + K) * t) * 4", "B"),
-            ("traffic by the minimum: in stages", "(m + 2*v) / m", "×"),
+            ("F(4,3): products", "p = 2*36 * K*C * t", "FLOP"),
+            ("F(4,3): products by the textbook's FLOPs", "p / (2*N*K*P*Q*C*R*S)", "×"),
+            ("F(4,3): U, V and M in float32", "v = 36 * (K*C + (C + K) * t) * 4", "B"),
+            ("F(4,3): traffic by the minimum, in stages", "(m + 2*v) / m", "×"),
         ),
     ),
     "fft": (
@@ -211,23 +211,26 @@ def layers(_: str) -> str:
 def counts(key: str) -> str:
     """A section's formulas, and their values for its layers."""
     headings, formulas = COUNTS[key]
-    known = [_letters(layer(heading)) for heading in headings]
+    found = [evaluate(formulas, layer(heading)) for heading in headings]
     rows = []
     for what, formula, unit in formulas:
-        name, _, right = formula.rpartition(" = ")
-        values = [eval(right, {"__builtins__": {}, "log2": math.log2}, letters) for letters in known]
-        if name:
-            for letters, value in zip(known, values, strict=True):
-                letters[name] = value
         shown = re.sub(r"\s*\*\s*", "·", formula)
-        rows.append((what, f"`{shown}`", *(quantity(value, unit) for value in values)))
+        rows.append((what, f"`{shown}`", *(quantity(values[what], unit) for values in found)))
     return table(("", "counted", *headings), rows, words=2)
 
 
-def _letters(problem: ConvProblem) -> dict[str, Any]:
-    p = problem
-    sizes = {"N": p.n, "C": p.c, "H": p.h, "W": p.w, "K": p.k, "P": p.p, "Q": p.q, "R": p.r, "S": p.s, "G": p.groups}
-    return {**sizes, "e": DTYPES[p.dtype], "L": math.prod(spectrum_size(p))}
+def evaluate(formulas: Rows, problem: ConvProblem) -> dict[str, float]:
+    """What a row is -> its formula's value for a layer."""
+    p, found = problem, {}
+    known: dict[str, Any] = {
+        "N": p.n, "C": p.c, "H": p.h, "W": p.w, "K": p.k, "P": p.p, "Q": p.q, "R": p.r, "S": p.s, "G": p.groups,
+        "e": DTYPES[p.dtype], "L": math.prod(spectrum_size(p)), "log2": math.log2,
+    }  # fmt: skip
+    for what, formula, _ in formulas:
+        name, _, right = formula.rpartition(" = ")
+        found[what] = eval(right, {"__builtins__": {}}, known)
+        known |= {name: found[what]} if name else {}
+    return found
 
 
 def cells(value: Callable[[Strategy, ConvProblem], str], of: Iterable[Strategy]) -> str:
@@ -270,7 +273,7 @@ def traffic(_: str) -> str:
 # What each strategy takes: problems that differ from one that it takes in one parameter -------------------------------
 
 FIELDS = {
-    "g": 1, "ic": 64, "oc": 64, "ih": 32, "iw": 32, "kh": 3, "kw": 3,
+    "g": 1, "ic": 64, "oc": 64, "ih": 36, "iw": 36, "kh": 3, "kw": 3,
     "sh": 1, "sw": 1, "dh": 0, "dw": 0, "ph": 1, "pw": 1,
 }  # fmt: skip
 BASES = ({}, {"g": 64}, {"ic": 3, "kh": 7, "kw": 7, "sh": 2, "sw": 2, "ph": 3, "pw": 3})  # dense, depthwise, stem
@@ -288,13 +291,17 @@ PROBES: dict[str, dict[str, Change | Callable[[Change], Change]]] = {
     "filter": {
         f"{r}×{s}": window(r, s) for r, s in ((1, 1), (2, 2), (3, 3), (1, 7), (5, 5), (7, 7), (11, 11), (31, 31))
     },
-    "stride": {f"{h}×{w}": {"sh": h, "sw": w} for h, w in ((1, 1), (2, 2), (1, 2), (3, 3))},
+    "stride": {
+        **{f"{h}×{w}": {"sh": h, "sw": w} for h, w in ((1, 1), (2, 2), (1, 2), (3, 3))},
+        "2×2 in odd sizes": {"sh": 2, "sw": 2, "ih": 35, "iw": 35},
+    },
     "dilation": {f"{h}×{w}": {"dh": h - 1, "dw": w - 1} for h, w in ((1, 1), (2, 2), (1, 3))},
     "groups": {
         "1": {"g": 1},
         "2": lambda base: {"g": 2, "ic": -(-base["ic"] // 2) * 2},
-        "C": lambda base: {"g": base["ic"], "oc": base["ic"]},
-        "C, 2 filters each": lambda base: {"g": base["ic"], "oc": 2 * base["ic"]},
+        "of 4 channels": {"g": 16, "ic": 64},
+        "of 1 channel": lambda base: {"g": base["ic"], "oc": base["ic"]},
+        "of 1, 2 filters": lambda base: {"g": base["ic"], "oc": 2 * base["ic"]},
     },
     "channels": {
         str(c): lambda base, c=c: {"ic": c, **({"g": c, "oc": c} if base["g"] > 1 else {})} for c in (1, 3, 17, 64, 100)
@@ -354,7 +361,7 @@ def taken(reasons: dict[str, list[str]]) -> str:
     no = [value for value, why in reasons.items() if why]
     if not no:
         return "all"
-    return f"all but {', '.join(no)}" if len(no) == 1 and len(yes) > 1 else ", ".join(yes)
+    return f"all but {no[0]}" if len(no) == 1 < len(yes) else "; ".join(yes)
 
 
 def parameters(_: str) -> str:

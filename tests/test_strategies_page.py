@@ -1,7 +1,7 @@
 """docs/strategies.md: its tables and drawings are what its scripts make, and it explains every convolution."""
 
+import doctest
 import importlib.util
-import math
 import re
 import subprocess
 import sys
@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from gpucnn.kernels.problem import ConvProblem, parse
+from gpucnn.kernels.problem import parse
 from gpucnn.kernels.strategy import STRATEGIES, Strategy, find
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -34,10 +34,16 @@ def counting():
 
 @pytest.fixture(scope="module")
 def drawings(tmp_path_factory) -> Path:
-    """The folder of what the script draws now; as a command, twice over nothing that this process has set."""
+    """The folder of what the script draws now, in a process of its own."""
     folder = tmp_path_factory.mktemp("figures")
     subprocess.run([sys.executable, DOCS / "figures.py", folder], check=True, capture_output=True)
     return folder
+
+
+def test_examples_in_the_script_are_true(counting):
+    failures, tried = doctest.testmod(counting)
+    assert tried
+    assert not failures
 
 
 def test_tables_are_what_the_strategies_say(tmp_path):
@@ -88,61 +94,39 @@ def test_drawn_numbers_are_the_layers():
     np.testing.assert_array_equal(figures.TAPS.reshape(1, 9) @ figures.columns(), [[36, 42, 60, 66]])
 
 
-# The page's formulas beside what the strategies that they describe say themselves.
-@pytest.mark.parametrize(
-    ("key", "row", "name", "of"),
-    [
-        ("im2col", "columns", "cupy_im2col_gemm", Strategy.workspace_bytes),
-        ("layer", "FLOPs, two for each multiply-add", "numpy_direct", Strategy.executed_flops),
-    ],
-)
-def test_formula_is_the_strategys(counting, key, row, name, of):
-    headings, _ = counting.COUNTS[key]
-    (line,) = [line for line in counting.counts(key).splitlines() if line.startswith(f"| {row} |")]
-    for heading, text in zip(headings, line.strip("| ").split(" | ")[2:], strict=True):
-        value = getattr(find("conv2d", name), of.__name__)(counting.layer(heading))
-        assert text == counting.quantity(value, text.split()[1].lstrip("kMGT"))
-
-
-def value_of(counting, key: str, row: str, problem: ConvProblem) -> float:
-    """A formula's value on any layer."""
-    letters, found = counting._letters(problem), math.nan
-    for what, formula, _ in counting.COUNTS[key][1]:
-        name, _, right = formula.rpartition(" = ")
-        value = eval(right, {"log2": math.log2}, letters)
-        if name:
-            letters[name] = value
-        if what == row:
-            found = value
-    return found
+def test_columns_are_those_of_im2col(counting):
+    formulas = counting.COUNTS["im2col"][1]
+    for heading in ("ResNet 3×3", "depthwise", "11×11"):
+        problem = counting.layer(heading)
+        columns = find("conv2d", "cupy_im2col_gemm").workspace_bytes(problem)
+        values = counting.evaluate(formulas, problem)
+        assert values["columns"] == columns
+        assert values["traffic by the minimum"] == (problem.min_bytes() + 2 * columns) / problem.min_bytes()
 
 
 @pytest.mark.parametrize("m", [2, 4])
-def test_winograds_products_are_less_than_it_executes_by_the_transforms(counting, m):
-    """With many filters and channels the transforms are next to nothing; U, V and M are what NumPy's keeps."""
+def test_winograds_counts_are_numpys(counting, m):
+    """But for the transforms, which are next to nothing where channels and filters are many."""
     problem = parse("mb8ic1024ih16oc1024kh3ph1")
     strategy = find("conv2d", f"numpy_winograd_f{m}x3")
-    rows = [what for what, *_ in counting.COUNTS["winograd"][1]]
-    assert rows.count("products") == 2
-    executed = strategy.executed_flops(problem) / problem.flops()
-    share = (m + 2) ** 2 / (9 * m * m)
-    assert share < executed < 1.1 * share
-    if m == 4:
-        assert value_of(counting, "winograd", "U, V and M in float32", problem) == strategy.workspace_bytes(problem)
+    values = counting.evaluate(counting.COUNTS["winograd"][1], problem)
+    share = values[f"F({m},3): products by the textbook's FLOPs"]
+    assert share < strategy.executed_flops(problem) / problem.flops() < 1.1 * share
+    transformed = sum(value for what, value in values.items() if re.match(rf"F\({m},3\): .*in float32$", what))
+    assert transformed == strategy.workspace_bytes(problem)
 
 
-def test_spectra_and_their_flops_are_numpys(counting):
+def test_ffts_counts_are_numpys(counting):
     """But for the one frequency more that a plane of reals has."""
-    problem = parse("mb16ic64ih50oc64kh11")
-    strategy = find("conv2d", "numpy_fft")
-    spectra = value_of(counting, "fft", "spectra", problem)
-    share = value_of(counting, "fft", "both, by the textbook's FLOPs", problem)
-    assert strategy.workspace_bytes(problem) == pytest.approx(spectra, rel=2 / 50)
+    problem, strategy = parse("mb16ic64ih50oc64kh11"), find("conv2d", "numpy_fft")
+    values = counting.evaluate(counting.COUNTS["fft"][1], problem)
+    share = values["both, by the textbook's FLOPs"]
+    assert strategy.workspace_bytes(problem) == pytest.approx(values["spectra"], rel=2 / 50)
     assert strategy.executed_flops(problem) == pytest.approx(share * problem.flops(), rel=2 / 50)
 
 
 class Picky(Strategy):
-    """Takes odd filters in groups of two, in half precision."""
+    """Takes odd filters in half precision."""
 
     name = "picky"
     devices = ("cuda",)
