@@ -384,6 +384,40 @@ def fft() -> Drawing:
     return d
 
 
+def stem() -> Drawing:
+    """Pixels of three channels, and the copy with four."""
+    d = Drawing(15.4, 7.6)
+    side, x = 0.66, 0.5
+    d.text(x, 0.5, "x in channels_last: r, g, b, 2 bytes each", ha="left")
+    for at in range(21):
+        d.cell(x + at * side, 0.95, INPUT, f"{'rgb'[at % 3]}{at // 3}", side, size=10)
+    for word in range(6):
+        left = x + word * 4 * side
+        d.line([left, left], [0.8, 1.85], FAINT, linestyle=(0, (3, 2)))
+    d.text(x, 2.2, "dashed: every 8 bytes; pixels begin anywhere", 12, FAINT, ha="left")
+    d.arrow((7.4, 2.6), (7.4, 3.2))
+    d.text(x, 3.5, "the copy: padding in its place, a channel of zeros", ha="left")
+    y = 4.0
+    for pixel in range(5):
+        for channel in range(4):
+            nothing = pixel == 0 or channel == 3
+            what = "0" if nothing else f"{'rgb'[channel]}{pixel - 1}"
+            color = FAINT if nothing else INK
+            at = x + (4 * pixel + channel) * side
+            d.cell(at, y, NOTHING if nothing else STRONG[INPUT], what, side, size=10, color=color)
+        d.box(x + 4 * pixel * side, y, 4 * side, side, BLUE, linewidth=1.8)
+    d.text(x + 20 * side + 0.2, y + side / 2, "…", ha="left")
+    for start, pixels, height, color, name in (
+        (0, 3, 5.1, ORANGE, "one window's row: 3 loads"),
+        (2, 3, 5.9, GREEN, "the next, by stride 2"),
+    ):
+        left, right = x + 4 * start * side, x + 4 * (start + pixels) * side
+        d.line([left, left, right, right], [height - 0.25, height, height, height - 0.25], color, linewidth=2)
+        d.text((left + right) / 2, height + 0.35, name, 12, color)
+    d.text(7.7, 7.1, "each blue box is one load of 8 bytes", 12, BLUE)
+    return d
+
+
 DRAWINGS: dict[str, Callable[[], Drawing]] = {
     "sliding": sliding,
     "roofline": roofline,
@@ -395,6 +429,7 @@ DRAWINGS: dict[str, Callable[[], Drawing]] = {
     "tma": tma,
     "winograd": winograd,
     "fft": fft,
+    "stem": stem,
 }
 
 
