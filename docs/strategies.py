@@ -300,7 +300,7 @@ PROBES: dict[str, dict[str, Change | Callable[[Change], Change]]] = {
     "dilation": {f"{h}×{w}": {"dh": h - 1, "dw": w - 1} for h, w in ((1, 1), (2, 2), (1, 3))},
     "groups": {
         "1": {"g": 1},
-        "2": lambda base: {"g": 2, "ic": -(-base["ic"] // 2) * 2},
+        "2": {"g": 2, "ic": 128, "oc": 128},
         "of 4 channels": {"g": 16, "ic": 64},
         "of 1 channel": lambda base: {"g": base["ic"], "oc": base["ic"]},
         "of 1, 2 filters": lambda base: {"g": base["ic"], "oc": 2 * base["ic"]},
