@@ -30,7 +30,7 @@ export PACKAGES
 
 .PHONY: help
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: bench
 bench: .venv/.installed ## compare the strategies on this machine's best device: the suite `smoke`
@@ -67,6 +67,11 @@ example: .venv/.installed ## run filters over a photograph: docs/feature_maps.pn
 .PHONY: readme
 readme: .venv/.installed ## put the committed records' table into README.md
 	@$(BIN)/python -m gpucnn.bench.readme README.md
+
+.PHONY: strategies
+strategies: .venv/.installed ## count the strategies: figures and tables of docs/strategies.md
+	@$(BIN)/python docs/figures.py docs/figures
+	@$(BIN)/python docs/strategies.py docs/strategies.md
 
 .PHONY: planted
 planted: .venv/.installed ## plant bugs in the kernels: the table of what notices them in docs/emulator.md

@@ -19,7 +19,7 @@ from gpucnn.kernels.emulator import KernelError, missing
 from gpucnn.kernels.problem import parse
 
 ROOT = Path(__file__).parent.parent
-NAMES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/emulator.md")
+NAMES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/emulator.md", "docs/strategies.md")
 DOCUMENTS = {name: (ROOT / name).read_text() for name in NAMES}
 MAKEFILE = (ROOT / "Makefile").read_text()
 
