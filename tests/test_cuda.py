@@ -9,8 +9,13 @@ import cupy
 import numpy as np
 import pytest
 
+from gpucnn.bench.inputs import Inputs, integers
+from gpucnn.bench.machine import Machine
+from gpucnn.bench.oracle import Oracle
+from gpucnn.bench.oracle import oracles as all_oracles
+from gpucnn.bench.validate import validate
 from gpucnn.kernels import cuda
-from gpucnn.kernels.conv import cupy_direct, cupy_im2col_gemm
+from gpucnn.kernels.conv import cupy_depthwise, cupy_direct, cupy_im2col_gemm
 from gpucnn.kernels.conv.cupy_im2col_gemm import cuts, needs_columns, needs_epilogue, needs_sums, products
 from gpucnn.kernels.cuda import Kernel
 from gpucnn.kernels.emulator import build, cublas
@@ -118,6 +123,8 @@ def test_bfloat16_arrays_are_int16(work: Any) -> None:
 PROBLEMS = [
     (cupy_direct.strategy, "mb2ic5oc7ih9kh3sh2ph1"),
     (cupy_direct.strategy, "--layout=channels_last --padding-mode=reflect --bias g3mb1ic9oc6ih7kh2kw5iw11ph1pw2"),
+    (cupy_depthwise.strategy, "g6mb2ic6oc6ih9kh3ph1"),
+    (cupy_depthwise.strategy, "--layout=channels_last --bias g3mb2ic6oc9ih9kh5sh2ph1"),
     (cupy_im2col_gemm.strategy, "--bias mb2ic5oc7ih9kh3sh2ph1"),
     (cupy_im2col_gemm.strategy, "--dtype=bfloat16 --layout=channels_last --activation=silu mb3ic8oc4ih6kh1"),
     (cupy_max_pool.strategy, "--op=max_pool2d --return-indices mb2ic3ih9kh3sh2ph1"),
@@ -230,6 +237,83 @@ def test_configs_are_tiles_that_kernels_takes() -> None:
     assert len(configs) > 1
     assert cupy_direct.strategy.kernels(problem) == cupy_direct.strategy.kernels(problem, **configs[0])
     assert len({cupy_direct.strategy.kernels(problem, **config)[0].name for config in configs}) == len(configs)
+
+
+# cupy_depthwise -------------------------------------------------------------------------------------------------------
+
+# Whole planes of several groups, of one, and rows of a plane; a plane of which few rows fit into shared memory; a
+# multiplier, several channels a group, both; vectors of channels, and single ones; more columns than a block has lanes.
+DEPTHWISE = [
+    "g6mb3ic6oc6ih7kh3ph1",
+    "--dtype=float16 g33mb2ic33oc33ih14kh5sh2ph2",
+    "--bias --dtype=bfloat16 g2mb1ic2oc2ih67iw61kh3kw3ph1pw1",
+    "--padding-mode=circular g2mb2ic2oc4ih70iw33kh7kw7ph3pw3",
+    "--padding-mode=reflect g1mb1ic1oc1ih12iw3001kh3kw3ph1pw1",
+    "--dtype=float64 --padding-mode=replicate g1mb1ic1oc1ih9iw5000kh3kw3sh2sw2ph3pw3",
+    "g1mb1ic1oc2ih40iw61kh3kw3dh19dw4ph9pw9",
+    "g4mb2ic16oc8ih9kh3ph1",
+    "--layout=channels_last g64mb2ic64oc64ih9iw11kh3kw3ph1pw1",
+    "--layout=channels_last --dtype=float16 --bias g40mb2ic40oc40ih8iw13kh5kw5sh2sw2ph2pw2",
+    "--layout=channels_last --dtype=bfloat16 --padding-mode=circular g16mb1ic16oc16ih12kh7ph3",
+    "--layout=channels_last --dtype=float64 g6mb2ic6oc6ih7kh3sh2",
+    "--layout=channels_last g5mb1ic40oc15ih6kh3ph1",
+    "--layout=channels_last --padding-mode=constant --padding-value=2 g3mb1ic3oc9ih7kh4dh1ph2",
+]
+
+
+def judged(strategy: cuda.CudaStrategy, problem: ConvProblem, config: dict[str, Any], *oracles: Oracle) -> str:
+    """What is wrong with the results of a configuration; "" for nothing."""
+    name = f"{strategy.name} configured"
+    configured = type(name, (type(strategy),), {"configs": lambda self, problem: [config]})()
+    configured.prepare = lambda problem, device: strategy.prepare(problem, device, **config)
+    return validate(configured, problem, Machine("cpu"), oracles or all_oracles(problem, seed=0)).message
+
+
+@pytest.mark.parametrize("line", DEPTHWISE)
+def test_every_configuration_is_right(line: str) -> None:
+    problem = parse(line)
+    configs = cupy_depthwise.strategy.configs(problem)
+    assert cupy_depthwise.strategy.kernels(problem) == cupy_depthwise.strategy.kernels(problem, **configs[0])
+    for config in configs:
+        assert judged(cupy_depthwise.strategy, problem, config) == "", config
+
+
+def test_the_configurations_reach_every_kind_of_tile() -> None:
+    kernels = [kernel for line in DEPTHWISE for kernel in cupy_depthwise.strategy.kernels(parse(line))]
+    staged = [kernel.scalars["tile"] for kernel in kernels if "true, 4, 2" in kernel.name]
+    assert {(tile["rows"] == 0, tile["groups"] > 1) for tile in staged} == {(True, True), (True, False), (False, False)}
+    assert any("depthwise_planes" in kernel.name and "false, 4, 2" in kernel.name for kernel in kernels)
+    assert {kernel.name.split(", ")[4] for kernel in kernels if "pixels" in kernel.name} == {"1", "2", "4", "8"}
+
+
+# Arrays that begin beside a multiple of 16 bytes, as a view of a larger one may.
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("offset", [1, 3])
+def test_arrays_may_begin_anywhere(layout: str, offset: int) -> None:
+    problem = parse(f"--dtype=float16 --layout={layout} g16mb2ic16oc16ih9kh3ph1")
+    rng = np.random.default_rng(0)
+    last = layout == "channels_last"
+    x, w = (rng.integers(-2, 3, shape).astype(np.float16) for shape in problem.inputs().values())
+    expected = conv2d(x, w, padding=1, groups=16)
+    shapes = [np.moveaxis(a, 1, -1).shape if last else a.shape for a in (x, w, expected)]
+    views = [np.zeros(np.prod(shape) + offset, np.float16)[offset:].reshape(shape) for shape in shapes]
+    for view, values in zip(views, (x, w), strict=False):
+        view[...] = np.moveaxis(values, 1, -1) if last else values
+    cupy_depthwise.strategy.prepare(problem, "cpu")(views[:2], views[2:])
+    np.testing.assert_array_equal(np.moveaxis(views[2], -1, 1) if last else views[2], expected)
+
+
+# Infinite weights meet the padding's zeros, and nothing beyond a tile's end.
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("line", ["g8mb2ic8oc8ih7kh3ph1", "g2mb2ic6oc4ih7kh2ph1", "g8mb2ic8oc8ih9kh5sh2ph2"])
+def test_depthwise_of_nan_and_infinity(line: str, layout: str) -> None:
+    problem = parse(line, layout=layout)
+    arrays = integers(problem, seed=0).arrays
+    for name, values in {"x": (np.nan, np.inf, -np.inf), "w": (np.inf, -np.inf)}.items():
+        places = np.random.default_rng(0).permutation(arrays[name].size)[: len(values)]
+        arrays[name].flat[places] = values
+    special = Oracle(problem, Inputs("special values", arrays, True), np.arange(problem.n))
+    assert judged(cupy_depthwise.strategy, problem, {}, special) == ""
 
 
 # cupy_im2col_gemm -----------------------------------------------------------------------------------------------------
@@ -424,6 +508,13 @@ def test_softmax_folds_the_axes_around_its_own() -> None:
         (cupy_direct.strategy, "mb1ic1oc2048ih1024kh1", "It indexes an image of y in 32 bits"),
         (cupy_direct.strategy, "mb1ic65536oc32768ih1kh1", "It indexes w in 32 bits"),
         (cupy_direct.strategy, "--op=max_pool2d mb1ic1ih4kh2", "It computes conv2d, not max_pool2d."),
+        (
+            cupy_depthwise.strategy,
+            "mb1ic9oc1ih8kh3",
+            "It computes convolutions of at most 8 channels a group; here a group has 9.",
+        ),
+        (cupy_depthwise.strategy, "mb1ic8oc9999ih9kh3", "The weights of a group do not fit"),
+        (cupy_depthwise.strategy, "--layout=channels_last mb1ic8oc1ih99kh90", "The weights of a filter do not fit"),
         (cupy_im2col_gemm.strategy, "mb1ic2048oc1ih1024kh1", "It indexes an image of x in 32 bits"),
         (cupy_im2col_gemm.strategy, "mb1ic65536oc1ih100oh1kh100", "One output's window takes 2621440000 bytes"),
         (cupy_max_pool.strategy, "--op=max_pool2d mb1ic2048ih1024kh2", "It indexes an image of x in 32 bits"),

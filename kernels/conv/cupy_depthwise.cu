@@ -12,6 +12,14 @@
 
 constexpr int THREADS = 128;
 
+// Blocks of a multiprocessor: as many as registers allow without spilling any.
+template <typename T>
+__device__ constexpr int resident_planes(int filter, int stride) {
+  if (sizeof(T) > 4) return filter == 3 && stride == 1 || filter == 0 ? 3 : 2;
+  return filter == 3 && stride == 2 || filter == 5 && stride == 1 ? 4 : 5;
+}
+__device__ constexpr int resident_pixels(int filter, int stride) { return filter == 3 && stride == 1 || filter == 0 ? 4 : 3; }
+
 // Elements between the last multiple of 16 bytes and `at`.
 template <typename T>
 __device__ int lead(const T* at) {
@@ -57,12 +65,12 @@ struct Strip {
   const Conv2d& conv;
   int pitch;       // from one column to the next
   int w;
-  A padding;
+  T padding;
   int cols[COLS];  // where a row's columns lie; negative in the padding
   A sum[TP][TQ][V];
 
   __device__ Strip(const Conv2d& conv, int w, int pitch)
-      : conv(conv), pitch(pitch), w(w), padding(static_cast<A>(static_cast<T>(conv.padding_value))) {
+      : conv(conv), pitch(pitch), w(w), padding(static_cast<T>(conv.padding_value)) {
     if constexpr (FILTER) {
 #pragma unroll
       for (int j = 0; j < COLS; ++j) cols[j] = column(w + j);
@@ -72,24 +80,26 @@ struct Strip {
   __device__ int column(int w) const { return source_index(w, conv.W, conv.padding_mode) * pitch; }
 
   __device__ void load(A (&value)[V], const T* row, int column) const {
-    if (row == nullptr || column < 0) {
+    Pack<T, V> loaded;
 #pragma unroll
-      for (int v = 0; v < V; ++v) value[v] = padding;
-    } else if constexpr (ALIGNED) {
-      const Pack<T, V> loaded = *reinterpret_cast<const Pack<T, V>*>(row + column);
+    for (int v = 0; v < V; ++v) loaded.v[v] = padding;
+    if (row != nullptr && column >= 0) {
+      if constexpr (ALIGNED) {
+        loaded = *reinterpret_cast<const Pack<T, V>*>(row + column);
+      } else {
 #pragma unroll
-      for (int v = 0; v < V; ++v) value[v] = static_cast<A>(loaded.v[v]);
-    } else {
-#pragma unroll
-      for (int v = 0; v < V; ++v) value[v] = static_cast<A>(row[column + v]);
+        for (int v = 0; v < V; ++v) loaded.v[v] = row[column + v];
+      }
     }
+#pragma unroll
+    for (int v = 0; v < V; ++v) value[v] = static_cast<A>(loaded.v[v]);
   }
 
   // Adds the products of one channel.  row(h) -> its column 0, or null in the padding; filters [taps][w_pitch].
   template <typename Row>
   __device__ void add(int h, Row row, const A* filters, int w_pitch) {
     if constexpr (FILTER) {
-#pragma unroll
+#pragma unroll(V == 1 ? FILTER * FILTER : 1)  // vectors fill the registers that filters would take
       for (int i = 0; i < (TP - 1) * STRIDE + FILTER; ++i) {
         const T* x_row = row(h + i);
         A value[COLS][V];
@@ -151,7 +161,7 @@ struct Planes {
 };
 
 template <typename T, int FILTER, int STRIDE, Activation ACTIVATION, bool STAGED, int TP, int TQ>
-__global__ void __launch_bounds__(THREADS)
+__global__ void __launch_bounds__(THREADS, resident_planes<T>(FILTER, STRIDE))
     depthwise_planes(const T* __restrict__ x, const T* __restrict__ w, const T* __restrict__ b, T* __restrict__ y,
                      const Conv2d conv, const Planes tile) {
   using A = typename Accumulator<T>::type;
@@ -288,7 +298,7 @@ __device__ void strip_of_pixels(const T* x, const T* b, T* y, const Conv2d& conv
 }
 
 template <typename T, int FILTER, int STRIDE, Activation ACTIVATION, int V, int TP, int TQ>
-__global__ void __launch_bounds__(THREADS)
+__global__ void __launch_bounds__(THREADS, resident_pixels(FILTER, STRIDE))
     depthwise_pixels(const T* __restrict__ x, const T* __restrict__ w, const T* __restrict__ b, T* __restrict__ y,
                      const Conv2d conv, const Pixels tile) {
   using A = typename Accumulator<T>::type;
@@ -323,7 +333,7 @@ __global__ void __launch_bounds__(THREADS)
     strip_of_pixels<T, FILTER, STRIDE, ACTIVATION, V, TP, TQ, true>(x, b, y, conv, w_tile + lane * V, w_pitch,
                                                                     k0 + lane * V, p0, q0);
   } else {
-    strip_of_pixels<T, FILTER, STRIDE, ACTIVATION, V, TP, TQ, false>(x, b, y, conv, w_tile + lane * V, w_pitch,
-                                                                     k0 + lane * V, p0, q0);
+    strip_of_pixels<T, 0, 0, ACTIVATION, V, TP, TQ, false>(x, b, y, conv, w_tile + lane * V, w_pitch, k0 + lane * V, p0,
+                                                           q0);
   }
 }

@@ -22,8 +22,6 @@ Source: none; each part is common practice.
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -37,6 +35,7 @@ MOST_CHANNELS = 8  # of a group
 THREADS = 128  # of a block, as in the source
 UNROLLED = ((3, 1), (3, 2), (5, 1), (5, 2), (7, 1))  # (filter, stride) with a loop of their own
 STAGED_BYTES = (16384, 8192, 4096, 2048, 32768)  # of a block's inputs, or outputs, at most
+CONFIGS = 4  # tiles that a tuner may choose from
 PLANES_STRIP = (4, 2)  # rows x columns of outputs a thread; two columns keep a warp's reads off each other's banks
 # What the choice of a tile counts with: blocks that keep an H100 busy, of its 132 multiprocessors.
 BLOCKS = 4 * 132
@@ -51,11 +50,6 @@ def unrolled(problem: ConvProblem) -> tuple[int, int]:
     square = problem.r == problem.s and problem.stride[0] == problem.stride[1] and problem.dilation == (1, 1)
     found = (problem.r, problem.stride[0])
     return found if square and found in UNROLLED else (0, 0)
-
-
-def filter_bytes(problem: ConvProblem) -> int:
-    """Shared memory of one filter's weights: staged as what sums are taken in."""
-    return problem.reduction_length() * (8 if problem.dtype == "float64" else 4)
 
 
 # Contiguous -----------------------------------------------------------------------------------------------------------
@@ -79,6 +73,7 @@ class Planes:
         """`groups` of whole planes, p being all rows; else p rows of one group."""
         whole = staged and p >= problem.p
         itemsize, vector = DTYPES[problem.dtype], 16 // DTYPES[problem.dtype]
+        sum_bytes = 8 if problem.dtype == "float64" else 4
         group_c, group_k = problem.c // problem.groups, problem.k // problem.groups
         rows = 0 if whole or not staged else (p - 1) * problem.stride[0] + window_extent(problem.r, problem.dilation[0])
         x_run = groups * group_c * problem.h * problem.w if whole else problem.w
@@ -87,7 +82,7 @@ class Planes:
         x_runs, y_runs = (1, 1) if whole else (group_c * rows, group_k)
         staged_bytes = itemsize * (x_runs * x_pitch + y_runs * y_pitch) if staged else 0
         blocks = ceil_div(problem.n * problem.groups, groups) * ceil_div(problem.p, p)
-        shared_bytes = staged_bytes + groups * group_k * filter_bytes(problem)
+        shared_bytes = staged_bytes + groups * group_k * problem.reduction_length() * sum_bytes
         return cls(groups, p, rows, x_pitch, y_pitch, staged, blocks, shared_bytes)
 
     def fits(self) -> bool:
@@ -96,22 +91,17 @@ class Planes:
 
 def planes_of(problem: ConvProblem, staged_bytes: int) -> Planes | None:
     """As much as stages no more than that many bytes of inputs, and of outputs; None where that is nothing."""
-    itemsize = DTYPES[problem.dtype]
-    x_bytes, y_bytes = (
-        channels // problem.groups * plane * itemsize
-        for channels, plane in ((problem.c, problem.h * problem.w), (problem.k, problem.p * problem.q))
-    )
-    whole = staged_bytes // max(x_bytes, y_bytes, 1)
-    for groups in (min(whole, problem.n * problem.groups), min(whole, 1)):
-        if groups and (found := Planes.of(problem, groups, problem.p, staged=True)).fits():
-            return found
+    itemsize, group_c, group_k = DTYPES[problem.dtype], problem.c // problem.groups, problem.k // problem.groups
+    plane = max(group_c * problem.h * problem.w, group_k * problem.p * problem.q, 1) * itemsize
+    one = Planes.of(problem, 1, problem.p, staged=True)
+    groups = min(staged_bytes // plane, SHARED_BYTES // one.shared_bytes, problem.n * problem.groups)
+    if groups:
+        return Planes.of(problem, groups, problem.p, staged=True)
     tp = PLANES_STRIP[0]
     for p in range((problem.p - 1) // tp * tp, 0, -tp):
         found = Planes.of(problem, 1, p, staged=True)
-        staged = max(
-            problem.c // problem.groups * found.rows * found.x_pitch, problem.k // problem.groups * found.y_pitch
-        )
-        if staged * itemsize <= staged_bytes and found.fits():
+        staged = max(group_c * found.rows * found.x_pitch, group_k * found.y_pitch) * itemsize
+        if staged <= staged_bytes and found.fits():
             return found
     return None
 
@@ -139,56 +129,52 @@ class Pixels:
     blocks: int
     shared_bytes: int
 
+    @classmethod
+    def of(cls, problem: ConvProblem, lanes: int, p: int, q: int) -> Pixels:
+        sum_bytes, full = 8 if problem.dtype == "float64" else 4, 16 // DTYPES[problem.dtype]
+        vector = full if problem.c == problem.k == problem.groups and problem.c % full == 0 else 1
+        tp, tq = 2, 2 if vector == 8 else 4
+        tiles = ceil_div(problem.k, lanes * vector) * ceil_div(problem.p, p * tp) * ceil_div(problem.q, q * tq)
+        shared_bytes = problem.reduction_length() * (lanes * vector * sum_bytes + 16)
+        return cls(vector, tp, tq, lanes, p, q, problem.n * tiles, shared_bytes)
+
     def cost(self, problem: ConvProblem) -> float:
-        """Vectors that are moved, between L2 and a block, one multiprocessor after the other at least."""
+        """Vectors that are moved between L2 and blocks; the shorter a run of memory, the dearer each of it."""
         (sh, sw), (dh, dw) = problem.stride, problem.dilation
         rows = (min(self.p * self.tp, problem.p) - 1) * sh + window_extent(problem.r, dh)
         cols = (min(self.q * self.tq, problem.q) - 1) * sw + window_extent(problem.s, dw)
-        sector = 2 if self.lanes * self.vector * DTYPES[problem.dtype] < 32 else 1
-        moved = sector * self.lanes * (rows * cols + self.p * self.tp * self.q * self.tq)
-        return max(self.blocks, BLOCKS) * (moved + THREADS)
+        moved = self.lanes * (rows * cols + self.p * self.tp * self.q * self.tq)
+        return max(self.blocks, BLOCKS) * moved * (1 + 32 / (self.lanes * self.vector * DTYPES[problem.dtype]))
 
 
 def pixels_of(problem: ConvProblem) -> list[Pixels]:
-    """Every tile whose weights fit into shared memory, the one expected to be fastest first."""
-    itemsize, sum_bytes = DTYPES[problem.dtype], 8 if problem.dtype == "float64" else 4
-    full = 16 // itemsize
-    vector = full if problem.c == problem.k == problem.groups and problem.c % full == 0 else 1
-    tp, tq = 2, 2 if vector == 8 else 4
-    vectors, p_strips, q_strips = problem.k // vector, ceil_div(problem.p, tp), ceil_div(problem.q, tq)
+    """For each number of lanes the best of the tiles whose weights fit into shared memory, the best of all first."""
+    one = Pixels.of(problem, 1, 1, 1)
+    p_strips, q_strips = ceil_div(problem.p, one.tp), ceil_div(problem.q, one.tq)
     found = []
-    for lanes in sorted({*range(1, min(vectors, 16) + 1), min(vectors, 32)}):
-        shared_bytes = (filter_bytes(problem) // sum_bytes) * (lanes * vector * sum_bytes + 16)
-        if shared_bytes > SHARED_BYTES:
-            break
+    for lanes in sorted({min(lanes, problem.k // one.vector) for lanes in (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 32)}):
         strips = THREADS // lanes
-        for q in {min(q_strips, 2**i) for i in range(8) if 2**i <= strips} | {min(q_strips, strips)}:
-            p = min(p_strips, strips // q)
-            blocks = problem.n * ceil_div(vectors, lanes) * ceil_div(p_strips, p) * ceil_div(q_strips, q)
-            found.append(Pixels(vector, tp, tq, lanes, p, q, blocks, shared_bytes))
+        sizes = {min(2**i, q_strips, strips) for i in range(8)}
+        tiles = [Pixels.of(problem, lanes, min(strips // q, p_strips), q) for q in sizes]
+        fitting = [tile for tile in tiles if tile.shared_bytes <= SHARED_BYTES]
+        if fitting:
+            found.append(min(fitting, key=lambda tile: tile.cost(problem)))
     return sorted(found, key=lambda tile: tile.cost(problem))
 
 
 # Both -----------------------------------------------------------------------------------------------------------------
 
 
-def tiles(problem: ConvProblem) -> Iterator[Planes | Pixels]:
-    """Tiles that fit, the one expected to be fastest first."""
-    if problem.layout == "channels_last":
-        best: dict[int, Pixels] = {}
-        for tile in pixels_of(problem):
-            best.setdefault(tile.lanes, tile)
-        yield from list(best.values())[:4]
-        return
-    found = {tile: None for size in STAGED_BYTES if (tile := planes_of(problem, size))}
-    yield from sorted(found, key=lambda tile: tile.blocks < BLOCKS)  # the first that keeps the GPU busy
-    if not found and (tile := unstaged(problem)).fits():
-        yield tile
-
-
 @lru_cache(maxsize=4096)
-def choices(problem: ConvProblem) -> tuple[Planes | Pixels, ...]:
-    return tuple(tiles(problem))
+def tiles(problem: ConvProblem) -> dict[tuple[int, ...], Planes | Pixels]:
+    """The tiles that fit, by their configuration's values; the one expected to be fastest first."""
+    if problem.layout == "channels_last":
+        return {(tile.lanes, tile.p, tile.q): tile for tile in pixels_of(problem)[:CONFIGS]}
+    found = [(size, tile) for size in STAGED_BYTES if (tile := planes_of(problem, size))]
+    found.sort(key=lambda pair: max(0, BLOCKS - pair[1].blocks))
+    if not found and (tile := unstaged(problem)).fits():
+        found.append((0, tile))
+    return {(size,): tile for size, tile in found[:CONFIGS]}
 
 
 class CupyDepthwise(CudaStrategy):
@@ -204,21 +190,22 @@ class CupyDepthwise(CudaStrategy):
             reasons.append(
                 f"It computes convolutions of at most {MOST_CHANNELS} channels a group; here a group has {channels}."
             )
-        if not reasons and problem.n and not choices(problem):
+        if not reasons and problem.n and not tiles(problem):
             reasons.append(
-                f"The weights of {'a filter' if problem.layout == 'channels_last' else 'one group'} do not fit into the "
+                f"The weights of a {'filter' if problem.layout == 'channels_last' else 'group'} do not fit into the "
                 f"{SHARED_BYTES} bytes of shared memory that it takes."
             )
-        if not reasons and any(tile.blocks >= 2**31 for tile in choices(problem)):
+        if not reasons and any(tile.blocks >= 2**31 for tile in tiles(problem).values()):
             reasons.append("It takes fewer than 2^31 blocks.")
         return reasons
 
     def configs(self, problem: ConvProblem) -> list[dict[str, Any]]:
-        return [dataclasses.asdict(tile) for tile in choices(problem)]
+        names = ("lanes", "p", "q") if problem.layout == "channels_last" else ("staged_bytes",)
+        return [dict(zip(names, values, strict=True)) for values in tiles(problem)]
 
     def steps(self, problem: ConvProblem, **config: Any) -> list[Kernel]:
-        last = problem.layout == "channels_last"
-        tile = (Pixels if last else Planes)(**config) if config else choices(problem)[0]
+        known = tiles(problem)
+        tile = known[tuple(config.values())] if config else next(iter(known.values()))
         activation = (problem.activation or "none").upper()
         types = (C_TYPES[problem.dtype], *unrolled(problem), activation)
         if isinstance(tile, Pixels):
