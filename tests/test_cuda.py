@@ -511,9 +511,14 @@ def test_softmax_folds_the_axes_around_its_own() -> None:
         (
             cupy_depthwise.strategy,
             "mb1ic9oc1ih8kh3",
-            "It computes convolutions of at most 8 channels a group; here a group has 9.",
+            "It computes convolutions of one channel a group, or of at most 8",
         ),
-        (cupy_depthwise.strategy, "mb1ic8oc9999ih9kh3", "The weights of a group do not fit"),
+        (
+            cupy_depthwise.strategy,
+            "g2mb1ic4oc18ih8kh3",
+            "It computes convolutions of one channel a group, or of at most 8",
+        ),
+        (cupy_depthwise.strategy, "mb1ic1oc9999ih9kh3", "The weights of a group do not fit"),
         (cupy_depthwise.strategy, "--layout=channels_last mb1ic8oc1ih99kh90", "The weights of a filter do not fit"),
         (cupy_im2col_gemm.strategy, "mb1ic2048oc1ih1024kh1", "It indexes an image of x in 32 bits"),
         (cupy_im2col_gemm.strategy, "mb1ic65536oc1ih100oh1kh100", "One output's window takes 2621440000 bytes"),

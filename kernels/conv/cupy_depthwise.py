@@ -15,7 +15,8 @@ Limits: memory bandwidth.  A 7x7 filter in a 16-bit dtype is at the FMA units' l
 bytes.  Filters of 3x3, 5x5 and 7x7, with stride 1 (up to 5x5: or 2) and dilation 1, have a loop of their own; others
 read one input for each product, from shared memory or L1.  So does a contiguous plane of which few rows fit into shared
 memory.
-Not supported: more than 8 channels a group, which have enough to multiply for the other strategies.
+Not supported: more than 8 channels or filters a group, but for a multiplier of any size: such a layer has enough to
+multiply for other strategies, which read an input once for many filters.
 
 Source: none; each part is common practice.
 """
@@ -31,7 +32,7 @@ from ..problem import DTYPES, ConvProblem, window_extent
 from ..strategy import Budget
 
 SOURCE = "conv/cupy_depthwise.cu"
-MOST_CHANNELS = 8  # of a group
+MOST_CHANNELS = 8  # of a group, and filters
 THREADS = 128  # of a block, as in the source
 UNROLLED = ((3, 1), (3, 2), (5, 1), (5, 2), (7, 1))  # (filter, stride) with a loop of their own
 STAGED_BYTES = (16384, 8192, 4096, 2048, 32768)  # of a block's inputs, or outputs, at most
@@ -185,10 +186,11 @@ class CupyDepthwise(CudaStrategy):
 
     def limits(self, problem: ConvProblem, device: str) -> list[str]:
         reasons = conv2d_too_large(problem)
-        channels = problem.c // problem.groups
-        if channels > MOST_CHANNELS:
+        channels, filters = problem.c // problem.groups, problem.k // problem.groups
+        if channels > 1 and max(channels, filters) > MOST_CHANNELS:
             reasons.append(
-                f"It computes convolutions of at most {MOST_CHANNELS} channels a group; here a group has {channels}."
+                f"It computes convolutions of one channel a group, or of at most {MOST_CHANNELS} channels and filters; "
+                f"here a group has {channels} and {filters}."
             )
         if not reasons and problem.n and not tiles(problem):
             reasons.append(
