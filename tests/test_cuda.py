@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import math
+import mmap
 from typing import Any
 
 import cupy
@@ -18,10 +20,11 @@ from gpucnn.kernels import cuda
 from gpucnn.kernels.conv import cupy_depthwise, cupy_direct, cupy_im2col_gemm
 from gpucnn.kernels.conv.cupy_im2col_gemm import cuts, needs_columns, needs_epilogue, needs_sums, products
 from gpucnn.kernels.cuda import Kernel
-from gpucnn.kernels.emulator import build, cublas
+from gpucnn.kernels.emulator import build, configure, cublas
 from gpucnn.kernels.pool import cupy_max_pool
 from gpucnn.kernels.problem import ConvProblem, parse
 from gpucnn.kernels.rowwise import cupy_softmax
+from gpucnn.kernels.strategy import find
 from gpucnn.reference import conv2d
 
 # Arguments ------------------------------------------------------------------------------------------------------------
@@ -495,6 +498,56 @@ def test_softmax_folds_the_axes_around_its_own() -> None:
     (kernel,) = cupy_softmax.strategy.kernels(parse("--op=softmax --axis=1 2x21x5x7"))
     assert kernel.scalars == {"columns": 70, "length": 21, "inner": 35}
     assert kernel.grid[0] * 32 >= 70
+
+
+# Arrays beyond 2**31 elements ------------------------------------------------------------------------------------------
+
+
+def sparse(shape: tuple[int, ...]) -> np.ndarray:
+    """float16 zeros that take memory only where they are written, a huge page at least: reading finds no page each."""
+    no_reserve = 0x4000  # Linux's MAP_NORESERVE, which has no name in Python 3.11
+    room = mmap.mmap(-1, 2 * math.prod(shape), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | no_reserve)
+    room.madvise(mmap.MADV_HUGEPAGE)
+    return np.frombuffer(room, np.float16).reshape(shape)
+
+
+# Three planes of 2**30 elements of which four each are read: the third's offsets do not fit into 32 bits.
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("name", ["cupy_direct", "cupy_depthwise", "cupy_im2col_gemm", "cupy_max_pool"])
+def test_inputs_of_more_than_2_to_the_31_elements(name: str, layout: str) -> None:
+    operation = "--op=max_pool2d mb3ic1" if name == "cupy_max_pool" else "mb3ic1oc1"
+    options, _, sizes = operation.rpartition(" ")
+    problem = parse(f"--dtype=float16 --layout={layout} {options} {sizes}ih32768kh1sh16384")
+    x = sparse((3, 32768, 32768))
+    x[:, ::16384, ::16384] = np.arange(1, 13).reshape(3, 2, 2)
+    shape = (3, 2, 2, 1) if layout == "channels_last" else (3, 1, 2, 2)
+    y, last = np.full(shape, np.nan, np.float16), layout == "channels_last"
+    inputs = [x[..., None] if last else x[:, None], np.ones((1, 1, 1, 1), np.float16)]
+    find(problem.operation, name).prepare(problem, "cpu")(inputs[: len(problem.inputs())], [y])
+    assert y.flatten().tolist() == list(range(1, 13))
+
+
+# The last blocks of a launch, on whose way to their outputs no offset may have 32 bits.  The array is so that the last
+# image's alone would be negative, and in the first images with one bit less.
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("name", ["cupy_direct", "cupy_depthwise"])
+def test_the_last_outputs_of_more_than_2_to_the_31(name: str, layout: str) -> None:
+    problem = parse(f"--dtype=float16 --layout={layout} mb2050ic1oc1ih1024kh3ph1")
+    x, y = sparse((2050, 1024, 1024)), sparse((2050, 1024, 1024))
+    rows = np.random.default_rng(0).integers(1, 5, (150, 1024)).astype(np.float16)
+    x[-1, -150:] = rows
+    w = np.ones((1, 1, 3, 3), np.float16)
+    channel = -1 if layout == "channels_last" else 1
+    launch = find("conv2d", name).prepare(problem, "cpu")
+    with configure(blocks=slice(-1, None)):
+        launch([np.expand_dims(x, channel), w], [np.expand_dims(y, channel)])
+    expected = conv2d(rows[None, None], w, padding=1)[0, 0, 2:]
+    got = y[-1, -148:]
+    written = got != 0
+    assert written[-1, -1]
+    assert (got[written] == expected[written]).all()
+    assert np.count_nonzero(y[-1]) == np.count_nonzero(written) >= 32
+    assert not y[:3].any()
 
 
 # Reasons --------------------------------------------------------------------------------------------------------------
