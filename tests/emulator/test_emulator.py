@@ -14,16 +14,8 @@ import numpy as np
 import pytest
 
 from gpucnn.kernels import emulator
-from gpucnn.kernels.emulator import (
-    CompileError,
-    KernelError,
-    NotSupportedError,
-    RawModule,
-    build,
-    configure,
-    launch,
-    missing,
-)
+from gpucnn.kernels.emulator import CompileError, KernelError, NotSupportedError, RawModule, build, configure, missing
+from gpucnn.kernels.emulator.launch import CHUNK
 from gpucnn.kernels.emulator.translate import translate
 
 pytestmark = pytest.mark.skipif(missing() is not None, reason=str(missing()))
@@ -252,9 +244,9 @@ def test_some_blocks_of_a_grid(order, blocks, run):
 # together.  Not aligned, so that the last bytes are no word.
 @pytest.mark.parametrize("order", ["ascending", "descending"])
 def test_a_large_array_of_zeros_stays_one(order):
-    size = 3 * launch.CHUNK + 5
+    size = 3 * CHUNK + 5
     x, y = np.zeros(size + 1, np.uint8)[1:], np.zeros(size + 1, np.uint8)[1:]
-    places = [0, launch.CHUNK - 1, launch.CHUNK, size - 1]
+    places = [0, CHUNK - 1, CHUNK, size - 1]
     x[places] = [1, 2, 3, 4]
     y[places[1]] = 5
     body = "for (int i = threadIdx.x; i < n; i += 32) {\n  if (x[i]) y[i] += x[i];\n}"
