@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import itertools
-import math
-import mmap
 from typing import Any
 
 import cupy
 import numpy as np
 import pytest
+from sparse import sparse
 
 from gpucnn.bench.inputs import Inputs, integers
 from gpucnn.bench.machine import Machine
@@ -501,14 +500,6 @@ def test_softmax_folds_the_axes_around_its_own() -> None:
 
 
 # Arrays beyond 2**31 elements ------------------------------------------------------------------------------------------
-
-
-def sparse(shape: tuple[int, ...]) -> np.ndarray:
-    """float16 zeros that take memory only where they are written, a huge page at least: reading finds no page each."""
-    no_reserve = 0x4000  # Linux's MAP_NORESERVE, which has no name in Python 3.11
-    room = mmap.mmap(-1, 2 * math.prod(shape), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | no_reserve)
-    room.madvise(mmap.MADV_HUGEPAGE)
-    return np.frombuffer(room, np.float16).reshape(shape)
 
 
 # Three planes of 2**30 elements of which four each are read: the third's offsets do not fit into 32 bits.
