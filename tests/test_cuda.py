@@ -226,11 +226,35 @@ def test_every_tile_fits_into_shared_memory(line: str) -> None:
     itemsize = 8 if problem.dtype == "float64" else 4
     for plan in cupy_direct.plans(problem):
         w_pitch = plan.tile.block_k + (16 // itemsize if plan.tile.each_k > 1 else 0)
-        positions = plan.n * plan.rows.positions * plan.cols.positions
+        positions = plan.n * plan.rows.positions * plan.row_cols
+        assert plan.row_cols >= plan.cols.positions
         assert plan.pitch >= positions
         needed = plan.channels * (problem.r * problem.s * w_pitch + plan.pitch) * itemsize + 4 * positions
         assert 1 <= plan.channels <= problem.c // problem.groups
         assert needed == plan.shared_bytes <= cuda.SHARED_BYTES
+
+
+# Outputs beside each other, two and three columns apart; dilations with and without a common divisor, gaps too wide to be
+# staged.  Filters with a loop of their own and without.
+@pytest.mark.parametrize(
+    "window", ["kh3", "kh3sh2", "kh7sh3", "kh4sh2", "kh1sh2", "kh3dh1", "kh3sh2dh1", "kh3sh2dh2", "kh5dh63"]
+)
+def test_a_rows_positions_hold_the_columns_that_taps_read(window: str) -> None:
+    """Each output's taps, as the kernel counts: from its first tap's position on, over the phases that it is compiled for."""
+    problem = parse(f"mb2ic3oc20ih300{window}")
+    for plan in cupy_direct.plans(problem):
+        phases, _ = cupy_direct.phases_of(problem, plan.cols)
+        for m, tap in itertools.product(range(plan.q), range(problem.s)):
+            at = plan.first(m) + tap % phases * plan.phase_cols + tap // phases
+            assert 0 <= at < plan.row_cols
+            col = at % plan.phase_cols * plan.phases + at // plan.phase_cols
+            column = col // plan.cols.fold * plan.cols.step + col % plan.cols.fold * problem.dilation[1]
+            assert column == m * problem.stride[1] + tap * problem.dilation[1]
+
+
+@pytest.mark.parametrize("line", ["mb1ic3oc64ih224kh7sh2ph3", "mb1ic3oc32ih224kh3sh2ph1", "mb8ic64oc64ih56kh3ph1"])
+def test_a_typical_layers_lanes_read_different_banks(line: str) -> None:
+    assert cupy_direct.plans(parse(line))[0].conflicts() == 1
 
 
 def test_configs_are_tiles_that_kernels_takes() -> None:
@@ -288,21 +312,32 @@ def test_the_configurations_reach_every_kind_of_tile() -> None:
     assert {kernel.name.split(", ")[4] for kernel in kernels if "pixels" in kernel.name} == {"1", "2", "4", "8"}
 
 
-# Arrays that begin beside a multiple of 16 bytes, as a view of a larger one may.
+# Arrays that begin beside a multiple of 16 bytes, as a view of a larger one may, and such that begin at one.
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
-@pytest.mark.parametrize("offset", [1, 3])
-def test_arrays_may_begin_anywhere(layout: str, offset: int) -> None:
-    problem = parse(f"--dtype=float16 --layout={layout} g16mb2ic16oc16ih9kh3ph1")
+@pytest.mark.parametrize("offset", [0, 1, 3])
+@pytest.mark.parametrize(("strategy", "groups"), [(cupy_depthwise.strategy, 16), (cupy_direct.strategy, 1)])
+def test_arrays_may_begin_anywhere(strategy: cuda.CudaStrategy, groups: int, layout: str, offset: int) -> None:
+    problem = parse(f"--dtype=float16 --layout={layout} g{groups}mb2ic16oc16ih9kh3ph1")
     rng = np.random.default_rng(0)
     last = layout == "channels_last"
     x, w = (rng.integers(-2, 3, shape).astype(np.float16) for shape in problem.inputs().values())
-    expected = conv2d(x, w, padding=1, groups=16)
+    expected = conv2d(x, w, padding=1, groups=groups)
     shapes = [np.moveaxis(a, 1, -1).shape if last else a.shape for a in (x, w, expected)]
     views = [np.zeros(np.prod(shape) + offset, np.float16)[offset:].reshape(shape) for shape in shapes]
     for view, values in zip(views, (x, w), strict=False):
         view[...] = np.moveaxis(values, 1, -1) if last else values
-    cupy_depthwise.strategy.prepare(problem, "cpu")(views[:2], views[2:])
+    strategy.prepare(problem, "cpu")(views[:2], views[2:])
     np.testing.assert_array_equal(np.moveaxis(views[2], -1, 1) if last else views[2], expected)
+
+
+# In the order of memory: ResNet-50's layers are loaded 16 bytes at a time, but for rows of x, which begin anywhere.
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("line", ["mb32ic64oc64ih56kh3ph1", "mb32ic256oc64ih56kh1", "mb32ic512oc512ih7kh3ph1"])
+def test_typical_layers_are_staged_in_vectors(line: str, dtype: str) -> None:
+    for layout in ("contiguous", "channels_last"):
+        (kernel,) = cupy_direct.strategy.kernels(parse(line, dtype=dtype, layout=layout))
+        assert kernel.scalars["tile"]["w_vectors"] == 1
+        assert kernel.scalars["tile"]["x_vectors"] == (layout == "channels_last")
 
 
 # Infinite weights meet the padding's zeros, and nothing beyond a tile's end.

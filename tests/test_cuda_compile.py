@@ -117,7 +117,7 @@ STRUCTS = {
     "pool/cupy_max_pool.cu": ("Pool",),
 }
 ANY_KERNEL = {
-    "conv/cupy_direct.cu": "conv2d_direct<float, false, 0, NONE, 1, 1, 1, 128>",
+    "conv/cupy_direct.cu": "conv2d_direct<float, false, 0, 1, NONE, 1, 1, 1, 128>",
     "conv/cupy_depthwise.cu": "depthwise_pixels<float, 3, 1, NONE, 4, 2, 4>",
     "conv/cupy_im2col_gemm.cu": "im2col<float, false>",
     "pool/cupy_max_pool.cu": "max_pool2d<float, false, false>",

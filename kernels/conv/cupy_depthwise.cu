@@ -18,7 +18,9 @@ __device__ constexpr int resident_planes(int filter, int stride) {
   if (sizeof(T) > 4) return filter == 3 && stride == 1 || filter == 0 ? 3 : 2;
   return filter == 3 && stride == 2 || filter == 5 && stride == 1 ? 4 : 5;
 }
-__device__ constexpr int resident_pixels(int filter, int stride) { return filter == 3 && stride == 1 || filter == 0 ? 4 : 3; }
+__device__ constexpr int resident_pixels(int filter, int stride) {
+  return filter == 3 && stride == 1 || filter == 0 ? 4 : 3;
+}
 
 // Elements between the last multiple of 16 bytes and `at`.
 template <typename T>
@@ -149,14 +151,14 @@ struct Strip {
   }
 };
 
-// Contiguous -----------------------------------------------------------------------------------------------------------
+// Contiguous ----------------------------------------------------------------------------------------------------------
 //
 // A block has the outputs of some groups, whole planes, or of one group, some rows: either way what it reads and what
 // it writes are runs of memory, or one, which are copied to and from shared memory 16 bytes at a time, whatever the
 // width of a row.
 struct Planes {
-  int groups, p;       // of a block; p rows of outputs
-  int rows;            // of inputs, each a run of its own; 0: whole planes, all of them one run
+  int groups, p;         // of a block; p rows of outputs
+  int rows;              // of inputs, each a run of its own; 0: whole planes, all of them one run
   int x_pitch, y_pitch;  // from run to run in shared memory, multiples of 16 bytes
 };
 
@@ -180,15 +182,16 @@ __global__ void __launch_bounds__(THREADS, resident_planes<T>(FILTER, STRIDE))
   y += first * group_k * y_plane + p0 * conv.Q;  // whole planes: p0 is 0
 
   extern __shared__ __align__(16) unsigned char shared[];
-  T* x_tile = reinterpret_cast<T*>(shared);                                                // [runs][x_pitch]
-  T* y_tile = x_tile + (STAGED ? (whole ? 1 : group_c * tile.rows) * tile.x_pitch : 0);    // [runs][y_pitch]
-  A* w_tile = reinterpret_cast<A*>(y_tile + (STAGED ? (whole ? 1 : group_k) * tile.y_pitch : 0));  // [groups][k][c][taps]
+  const int x_runs = whole ? 1 : group_c * tile.rows, y_runs = whole ? 1 : group_k;
+  T* x_tile = reinterpret_cast<T*>(shared);                                            // [x_runs][x_pitch]
+  T* y_tile = x_tile + (STAGED ? x_runs * tile.x_pitch : 0);                           // [y_runs][y_pitch]
+  A* w_tile = reinterpret_cast<A*>(y_tile + (STAGED ? y_runs * tile.y_pitch : 0));     // [groups][k][c][taps]
 
   if constexpr (STAGED) {
     if (whole) {
       stage(x_tile, x, groups * group_c * x_plane, threadIdx.x, THREADS);
     } else {
-      for (int run = threadIdx.x / 32; run < group_c * tile.rows; run += THREADS / 32) {
+      for (int run = threadIdx.x / 32; run < x_runs; run += THREADS / 32) {
         const int h = source_index(h0 + run % tile.rows, conv.H, conv.padding_mode);
         if (h < 0) continue;
         stage(x_tile + run * tile.x_pitch, x + run / tile.rows * x_plane + h * conv.W, conv.W, threadIdx.x % 32, 32);
@@ -244,14 +247,14 @@ __global__ void __launch_bounds__(THREADS, resident_planes<T>(FILTER, STRIDE))
     if (whole) {
       unstage(y, y_tile, groups * group_k * y_plane, threadIdx.x, THREADS);
     } else {
-      for (int run = threadIdx.x / 32; run < group_k; run += THREADS / 32) {
+      for (int run = threadIdx.x / 32; run < y_runs; run += THREADS / 32) {
         unstage(y + run * y_plane, y_tile + run * tile.y_pitch, (p_end - p0) * conv.Q, threadIdx.x % 32, 32);
       }
     }
   }
 }
 
-// channels_last --------------------------------------------------------------------------------------------------------
+// channels_last -------------------------------------------------------------------------------------------------------
 //
 // A thread has V neighbouring channels of its strip, one vector of 16 bytes, and reads each pixel straight into
 // registers; a block has `lanes` such vectors and p x q strips.  V is 1 where that many channels are not neighbours in
@@ -261,8 +264,8 @@ struct Pixels {
 };
 
 template <typename T, int FILTER, int STRIDE, Activation ACTIVATION, int V, int TP, int TQ, bool ALIGNED>
-__device__ void strip_of_pixels(const T* x, const T* b, T* y, const Conv2d& conv, const typename Accumulator<T>::type* w_tile,
-                                int w_pitch, int k, int p0, int q0) {
+__device__ void strip_of_pixels(const T* x, const T* b, T* y, const Conv2d& conv,
+                                const typename Accumulator<T>::type* w_tile, int w_pitch, int k, int p0, int q0) {
   using A = typename Accumulator<T>::type;
   const int group_c = conv.C / conv.groups, taps = conv.R * conv.S;
   x += k / (conv.K / conv.groups) * group_c;

@@ -244,12 +244,12 @@ BUGS = [
     Bug("reads one element behind the row", SOFTMAX, "at < length ? static_cast", "at <= length ? static_cast", ROWS),
     Bug("writes one element behind the row", SOFTMAX, "if (at < length) y", "if (at <= length) y", ROWS),
     # Shared memory: dynamic, static, an inner dimension.
-    Bug("stages one position too many", DIRECT, "i < positions && threadIdx", "i <= positions && threadIdx", PLAIN),
+    Bug("stages one position too many", DIRECT, "if (i + j * strip >= positions) break;", "", PLAIN),
     Bug(
         "notes one source too many",
         DIRECT,
-        "i < positions; i += THREADS) {\n    const int col",
-        "i <= positions; i += THREADS) {\n    const int col",
+        "i < positions; i += THREADS) {\n    const int at",
+        "i <= positions; i += THREADS) {\n    const int at",
         PLAIN,
     ),
     Bug(
