@@ -289,9 +289,9 @@ DEPTHWISE = [
 
 def judged(strategy: cuda.CudaStrategy, problem: ConvProblem, config: dict[str, Any], *oracles: Oracle) -> str:
     """What is wrong with the results of a configuration; "" for nothing."""
-    name = f"{strategy.name} configured"
-    configured = type(name, (type(strategy),), {"configs": lambda self, problem: [config]})()
-    configured.prepare = lambda problem, device: strategy.prepare(problem, device, **config)
+    prepare = type(strategy).prepare
+    changes = {"prepare": lambda self, problem, device: prepare(self, problem, device, **config)}
+    configured = type(f"{strategy.name} configured", (type(strategy),), changes)()
     return validate(configured, problem, Machine("cpu"), oracles or all_oracles(problem, seed=0)).message
 
 

@@ -269,7 +269,7 @@ BUGS = [
     Bug("an index that is not initialised", MAX, "int where = -1;", "int where;", POOL),
     Bug("a pitch that misaligns vector loads", DIRECT, "BK + 16 / sizeof(A) : BK", "BK + 1 : BK", PLAIN),
     Bug("a run that misaligns vector loads", DEPTHWISE, "from += lead(to);", "", BANDS),
-    Bug("strides exchanged with columns", DEPTHWISE, "q * STRIDE + s]", "q + s]", PIXELS),
+    Bug("the stride between a strip's columns is left out", DEPTHWISE, "q * STRIDE + s]", "q + s]", PIXELS),
     Bug(
         "a vector load one element off",
         MINE,
