@@ -13,7 +13,14 @@ from .strategy import Launch, Strategy, family_of, find, load
 
 ORDER = {
     "cuda": {
-        "conv": ("torch", "cupy_im2col_gemm", "cupy_implicit_gemm", "cupy_direct", "triton_implicit_gemm"),
+        "conv": (
+            "torch",
+            "cupy_depthwise",
+            "cupy_im2col_gemm",
+            "cupy_implicit_gemm",
+            "cupy_direct",
+            "triton_implicit_gemm",
+        ),
         "pool": ("torch", "cupy_max_pool", "triton_max_pool", "triton_avg_pool"),
         "rowwise": ("torch", "cupy_softmax", "triton_softmax"),
         "gemm": ("torch",),

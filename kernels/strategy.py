@@ -24,6 +24,7 @@ STRATEGIES = (  # the folder's name, then the strategy's; in the order in which 
     "conv.numpy_winograd_f4x3",
     "conv.numpy_fft",
     "conv.cupy_direct",
+    "conv.cupy_depthwise",
     "conv.cupy_im2col_gemm",
     "conv.cupy_fft",
     "conv.cupy_winograd_f2x3",

@@ -10,15 +10,17 @@ from weakref import WeakValueDictionary
 import cupy
 import numpy as np
 import pytest
+from sparse import sparse
 
 from gpucnn.bench.inputs import Inputs, integers
 from gpucnn.bench.machine import Machine
 from gpucnn.bench.oracle import Oracle, oracles
-from gpucnn.bench.validate import Verdict, validate
+from gpucnn.bench.validate import validate
 from gpucnn.kernels import cublas as cublas_calls
 from gpucnn.kernels import cuda
 from gpucnn.kernels.arrays import has_gpu
 from gpucnn.kernels.conv import (
+    cupy_depthwise,
     cupy_direct,
     cupy_fft,
     cupy_im2col_gemm,
@@ -28,16 +30,31 @@ from gpucnn.kernels.conv import (
 )
 from gpucnn.kernels.conv.cupy_im2col_gemm import cuts, needs_columns, needs_epilogue, needs_sums, products
 from gpucnn.kernels.cuda import Kernel
-from gpucnn.kernels.emulator import NotSupportedError, RawModule, build, cublas, cufft, missing
+from gpucnn.kernels.emulator import NotSupportedError, RawModule, build, configure, cublas, cufft, missing
 from gpucnn.kernels.pool import cupy_max_pool
 from gpucnn.kernels.problem import ConvProblem, parse
 from gpucnn.kernels.rowwise import cupy_softmax
 from gpucnn.kernels.source import inlined
-from gpucnn.kernels.strategy import StagedStrategy
+from gpucnn.kernels.strategy import StagedStrategy, find
 from gpucnn.reference import conv2d
 from gpucnn.reference.winograd import POINTS, cook_toom
 
+MACHINE = Machine("cuda" if has_gpu() else "cpu")
 needs_compiler = pytest.mark.skipif(missing() is not None, reason=str(missing()))
+
+
+def judged(strategy: StagedStrategy, problem: ConvProblem, *given: Oracle, **config: Any) -> str:
+    """What is wrong with a configuration's results on the host, on the usual inputs where none are given; or ""."""
+    return validate(strategy, problem, Machine("cpu"), given or oracles(problem, seed=0), **config).message
+
+
+def special_values(problem: ConvProblem) -> Oracle:
+    """Small integers, and NaN and infinities at random places among them."""
+    arrays, rng = integers(problem, seed=0).arrays, np.random.default_rng(0)
+    for name, values in (("x", [np.nan, np.inf, np.inf, -np.inf]), ("w", [np.inf, np.inf, -np.inf])):
+        arrays[name].flat[rng.choice(arrays[name].size, len(values), replace=False)] = values
+    return Oracle(problem, Inputs("special values", arrays, exact=True), np.arange(problem.n))
+
 
 # Arguments ------------------------------------------------------------------------------------------------------------
 
@@ -138,6 +155,8 @@ def test_bfloat16_arrays_are_int16(work: Any) -> None:
 PROBLEMS = [
     (cupy_direct.strategy, "mb2ic5oc7ih9kh3sh2ph1"),
     (cupy_direct.strategy, "--layout=channels_last --padding-mode=reflect --bias g3mb1ic9oc6ih7kh2kw5iw11ph1pw2"),
+    (cupy_depthwise.strategy, "g6mb2ic6oc6ih9kh3ph1"),
+    (cupy_depthwise.strategy, "--layout=channels_last --bias g3mb2ic6oc9ih9kh5sh2ph1"),
     (cupy_im2col_gemm.strategy, "--bias mb2ic5oc7ih9kh3sh2ph1"),
     (cupy_im2col_gemm.strategy, "--dtype=bfloat16 --layout=channels_last --activation=silu mb3ic8oc4ih6kh1"),
     (cupy_winograd_f2x3.strategy, "--bias mb2ic5oc7ih9kh3ph1"),
@@ -242,11 +261,35 @@ def test_every_tile_fits_into_shared_memory(line: str) -> None:
     itemsize = 8 if problem.dtype == "float64" else 4
     for plan in cupy_direct.plans(problem):
         w_pitch = plan.tile.block_k + (16 // itemsize if plan.tile.each_k > 1 else 0)
-        positions = plan.n * plan.rows.positions * plan.cols.positions
+        positions = plan.n * plan.rows.positions * plan.row_cols
+        assert plan.row_cols >= plan.cols.positions
         assert plan.pitch >= positions
         needed = plan.channels * (problem.r * problem.s * w_pitch + plan.pitch) * itemsize + 4 * positions
         assert 1 <= plan.channels <= problem.c // problem.groups
         assert needed == plan.shared_bytes <= cuda.SHARED_BYTES
+
+
+# Outputs beside each other, two and three columns apart; dilations with and without a common divisor, gaps too wide to be
+# staged.  Filters with a loop of their own and without.
+@pytest.mark.parametrize(
+    "window", ["kh3", "kh3sh2", "kh7sh3", "kh4sh2", "kh1sh2", "kh3dh1", "kh3sh2dh1", "kh3sh2dh2", "kh5dh63"]
+)
+def test_a_rows_positions_hold_the_columns_that_taps_read(window: str) -> None:
+    """Each output's taps, as the kernel counts: from its first tap's position on, over the phases that it is compiled for."""
+    problem = parse(f"mb2ic3oc20ih300{window}")
+    for plan in cupy_direct.plans(problem):
+        phases, _ = cupy_direct.phases_of(problem, plan.cols)
+        for m, tap in itertools.product(range(plan.q), range(problem.s)):
+            at = plan.first(m) + tap % phases * plan.phase_cols + tap // phases
+            assert 0 <= at < plan.row_cols
+            col = at % plan.phase_cols * plan.phases + at // plan.phase_cols
+            column = col // plan.cols.fold * plan.cols.step + col % plan.cols.fold * problem.dilation[1]
+            assert column == m * problem.stride[1] + tap * problem.dilation[1]
+
+
+@pytest.mark.parametrize("line", ["mb1ic3oc64ih224kh7sh2ph3", "mb1ic3oc32ih224kh3sh2ph1", "mb8ic64oc64ih56kh3ph1"])
+def test_a_typical_layers_lanes_read_different_banks(line: str) -> None:
+    assert cupy_direct.plans(parse(line))[0].conflicts() == 1
 
 
 def test_configs_are_tiles_that_kernels_takes() -> None:
@@ -275,13 +318,6 @@ IMPLICIT = [
 ]
 
 
-def judge(problem: ConvProblem, inputs: dict[str, np.ndarray] | None = None) -> Verdict:
-    """By validate, on the host: on small integers, or on these inputs, of which every image is compared."""
-    given = integers(problem, seed=0) if inputs is None else Inputs("planted values", inputs, exact=True)
-    oracle = Oracle(problem, given, np.arange(problem.n))
-    return validate(cupy_implicit_gemm.strategy, problem, Machine("cpu"), [oracle])
-
-
 @needs_compiler
 @pytest.mark.parametrize(
     ("problem", "tile"),
@@ -291,25 +327,8 @@ def judge(problem: ConvProblem, inputs: dict[str, np.ndarray] | None = None) -> 
         for config in cupy_implicit_gemm.strategy.configs(problem)
     ],
 )
-def test_every_implicit_tile_is_right(problem: ConvProblem, tile: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cupy_implicit_gemm.strategy, "configs", lambda _: [{"tile": tile}])
-    found = judge(problem)
-    assert found.verdict == "PASSED", found.message
-
-
-# Infinite weights meet the padding's zeros, and must not meet what lies beyond the reduction's end.
-@needs_compiler
-@pytest.mark.parametrize("mode", ["zeros", "reflect", "constant"])
-@pytest.mark.parametrize("options", ["", "--layout=channels_last", "--dtype=float16 --layout=channels_last"])
-def test_nan_and_infinity_come_out_where_the_reference_has_them(mode: str, options: str) -> None:
-    problem = parse(f"{options} mb2ic8ih7oc6kh3ph1").replace(
-        padding_mode=mode, padding_value=2.0 * (mode == "constant")
-    )
-    arrays, rng = integers(problem, seed=0).arrays, np.random.default_rng(0)
-    for name, values in (("x", [np.nan, np.inf, np.inf, -np.inf]), ("w", [np.inf, np.inf, -np.inf])):
-        arrays[name].flat[rng.choice(arrays[name].size, len(values), replace=False)] = values
-    found = judge(problem, arrays)
-    assert found.verdict == "PASSED", found.message
+def test_every_implicit_tile_is_right(problem: ConvProblem, tile: list[int]) -> None:
+    assert judged(cupy_implicit_gemm.strategy, problem, tile=tile) == ""
 
 
 def test_vectors_divide_what_they_are_copied_from() -> None:
@@ -353,6 +372,98 @@ def test_an_array_that_is_not_aligned_is_named() -> None:
     shifted = np.zeros(136, np.float16)[1:129]
     with pytest.raises(ValueError, match=r"array 'x' starts at address \d+, expected a multiple of 16 bytes"):
         kernel.binder()({"x": shifted, "w": w, "b": None, "y": y})
+
+
+# cupy_depthwise -------------------------------------------------------------------------------------------------------
+
+# Whole planes of several groups, of one, and rows of a plane; a plane of which few rows fit into shared memory; a
+# multiplier, several channels a group, both; vectors of channels, and single ones; more columns than a block has lanes.
+DEPTHWISE = [
+    "g6mb3ic6oc6ih7kh3ph1",
+    "--dtype=float16 g33mb2ic33oc33ih14kh5sh2ph2",
+    "--bias --dtype=bfloat16 g2mb1ic2oc2ih67iw61kh3kw3ph1pw1",
+    "--padding-mode=circular g2mb2ic2oc4ih70iw33kh7kw7ph3pw3",
+    "--padding-mode=reflect g1mb1ic1oc1ih12iw3001kh3kw3ph1pw1",
+    "--dtype=float64 --padding-mode=replicate g1mb1ic1oc1ih9iw5000kh3kw3sh2sw2ph3pw3",
+    "g1mb1ic1oc2ih40iw61kh3kw3dh19dw4ph9pw9",
+    "g4mb2ic16oc8ih9kh3ph1",
+    "--layout=channels_last g64mb2ic64oc64ih9iw11kh3kw3ph1pw1",
+    "--layout=channels_last --dtype=float16 --bias g40mb2ic40oc40ih8iw13kh5kw5sh2sw2ph2pw2",
+    "--layout=channels_last --dtype=bfloat16 --padding-mode=circular g16mb1ic16oc16ih12kh7ph3",
+    "--layout=channels_last --dtype=float64 g6mb2ic6oc6ih7kh3sh2",
+    "--layout=channels_last g5mb1ic40oc15ih6kh3ph1",
+    "--layout=channels_last --padding-mode=constant --padding-value=2 g3mb1ic3oc9ih7kh4dh1ph2",
+]
+
+
+@pytest.mark.parametrize("line", DEPTHWISE)
+def test_every_configuration_is_right(line: str) -> None:
+    problem = parse(line)
+    configs = cupy_depthwise.strategy.configs(problem)
+    assert cupy_depthwise.strategy.kernels(problem) == cupy_depthwise.strategy.kernels(problem, **configs[0])
+    for config in configs:
+        assert judged(cupy_depthwise.strategy, problem, **config) == "", config
+
+
+def test_the_configurations_reach_every_kind_of_tile() -> None:
+    kernels = [kernel for line in DEPTHWISE for kernel in cupy_depthwise.strategy.kernels(parse(line))]
+    staged = [kernel.scalars["tile"] for kernel in kernels if "true, 4, 2" in kernel.name]
+    assert {(tile["rows"] == 0, tile["groups"] > 1) for tile in staged} == {(True, True), (True, False), (False, False)}
+    assert any("depthwise_planes" in kernel.name and "false, 4, 2" in kernel.name for kernel in kernels)
+    assert {kernel.name.split(", ")[4] for kernel in kernels if "pixels" in kernel.name} == {"1", "2", "4", "8"}
+
+
+# Arrays that begin beside a multiple of 16 bytes, as a view of a larger one may, and such that begin at one.
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("offset", [0, 1, 3])
+@pytest.mark.parametrize(("strategy", "groups"), [(cupy_depthwise.strategy, 16), (cupy_direct.strategy, 1)])
+def test_arrays_may_begin_anywhere(strategy: cuda.CudaStrategy, groups: int, layout: str, offset: int) -> None:
+    problem = parse(f"--dtype=float16 --layout={layout} g{groups}mb2ic16oc16ih9kh3ph1")
+    rng = np.random.default_rng(0)
+    last = layout == "channels_last"
+    x, w = (rng.integers(-2, 3, shape).astype(np.float16) for shape in problem.inputs().values())
+    expected = conv2d(x, w, padding=1, groups=groups)
+    shapes = [np.moveaxis(a, 1, -1).shape if last else a.shape for a in (x, w, expected)]
+    views = [np.zeros(np.prod(shape) + offset, np.float16)[offset:].reshape(shape) for shape in shapes]
+    for view, values in zip(views, (x, w), strict=False):
+        view[...] = np.moveaxis(values, 1, -1) if last else values
+    strategy.prepare(problem, "cpu")(views[:2], views[2:])
+    np.testing.assert_array_equal(np.moveaxis(views[2], -1, 1) if last else views[2], expected)
+
+
+# In the order of memory: ResNet-50's layers are loaded 16 bytes at a time, but for rows of x, which begin anywhere.
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("line", ["mb32ic64oc64ih56kh3ph1", "mb32ic256oc64ih56kh1", "mb32ic512oc512ih7kh3ph1"])
+def test_typical_layers_are_staged_in_vectors(line: str, dtype: str) -> None:
+    for layout in ("contiguous", "channels_last"):
+        (kernel,) = cupy_direct.strategy.kernels(parse(line, dtype=dtype, layout=layout))
+        assert kernel.scalars["tile"]["w_vectors"] == 1
+        assert kernel.scalars["tile"]["x_vectors"] == (layout == "channels_last")
+
+
+# Infinite weights meet the padding's zeros, and must not meet what lies beyond a tile's or the reduction's end.
+@needs_compiler
+@pytest.mark.parametrize("mode", ["zeros", "reflect", "constant"])
+@pytest.mark.parametrize("options", ["", "--layout=channels_last", "--dtype=float16 --layout=channels_last"])
+@pytest.mark.parametrize(
+    ("strategy", "line"),
+    [
+        *(
+            (s, "mb2ic8ih7oc6kh3ph1")
+            for s in (cupy_direct.strategy, cupy_im2col_gemm.strategy, cupy_implicit_gemm.strategy)
+        ),
+        (cupy_depthwise.strategy, "g8mb2ic8oc8ih7kh3ph1"),
+        (cupy_depthwise.strategy, "g2mb2ic6oc4ih7kh2ph1"),
+        (cupy_depthwise.strategy, "g8mb2ic8oc8ih9kh5sh2ph2"),
+    ],
+    ids=lambda value: getattr(value, "name", value),
+)
+def test_nan_and_infinity_come_out_where_the_reference_has_them(
+    strategy: StagedStrategy, line: str, options: str, mode: str
+) -> None:
+    value = 2.0 * (mode == "constant")
+    problem = parse(f"{options} {line}").replace(padding_mode=mode, padding_value=value)
+    assert judged(strategy, problem, special_values(problem)) == ""
 
 
 # cupy_im2col_gemm -----------------------------------------------------------------------------------------------------
@@ -561,7 +672,7 @@ CONFIGURED = [
 @pytest.mark.parametrize("line", CONFIGURED)
 @pytest.mark.parametrize("block_k", cupy_winograd_f2x3.FILTERS)
 def test_every_block_of_filters_is_right(block_k: int, line: str) -> None:
-    assert judged(cupy_winograd_f2x3.strategy, line, block_k=block_k) == ""
+    assert judged(cupy_winograd_f2x3.strategy, parse(line), block_k=block_k) == ""
 
 
 # In one piece; in pieces of a few tiles, which hang over rows and images; of four.
@@ -577,18 +688,7 @@ def test_every_cut_of_the_tiles_is_right(tiles: int, line: str) -> None:
     assert (covered == 1).all()
     assert len(strategy.steps(problem, workspace_limit=limit)) == 1 + 3 * len(strategy.cuts(problem, limit))
     assert strategy.workspace_bytes(problem, workspace_limit=limit) <= limit
-    assert judged(strategy, line, workspace_limit=limit) == ""
-
-
-def judged(strategy: StagedStrategy, line: str, **config: Any) -> str:
-    """What is wrong with a strategy's results with a configuration, or ""."""
-    prepare = type(strategy).prepare
-    configured = type(
-        "Configured",
-        (type(strategy),),
-        {"prepare": lambda self, problem, device: prepare(self, problem, device, **config)},
-    )()
-    return validate(configured, parse(line), Machine("cpu"), oracles(parse(line), seed=0)).message
+    assert judged(strategy, problem, workspace_limit=limit) == ""
 
 
 @pytest.mark.parametrize("strategy", WINOGRAD, ids=lambda strategy: strategy.name)
@@ -687,22 +787,11 @@ LARGE = [
 @pytest.mark.gpu
 @pytest.mark.parametrize("line", LARGE)
 def test_large_filters(line: str) -> None:
-    problem, machine = parse(line), Machine("cuda" if has_gpu() else "cpu")
-    if lacking := cupy_fft.strategy.lacks(machine.device):
+    problem = parse(line)
+    if lacking := cupy_fft.strategy.lacks(MACHINE.device):
         pytest.skip(lacking[0])
-    found = validate(cupy_fft.strategy, problem, machine, oracles(problem, seed=0))
+    found = validate(cupy_fft.strategy, problem, MACHINE, oracles(problem, seed=0))
     assert found.verdict == "PASSED", found.message
-
-
-def configured(**config: Any) -> Any:
-    """cupy_fft in a configuration."""
-    prepare = cupy_fft.CupyFft.prepare
-
-    class Configured(cupy_fft.CupyFft):
-        def prepare(self, problem: ConvProblem, device: str, **_: Any) -> Any:
-            return prepare(self, problem, device, **config)
-
-    return Configured()
 
 
 # Tiles hang over images, filters and frequencies; several chunks of channels; groups.
@@ -713,10 +802,10 @@ TILED = ["mb5ic13oc35ih9iw7kh5kw3ph2pw1", "--dtype=float64 g3mb9ic15oc15ih5iw11k
 @pytest.mark.parametrize("tile", cupy_fft.TILES, ids=str)
 @pytest.mark.parametrize("line", TILED)
 def test_every_tile_is_right(line: str, tile: cupy_fft.Tile) -> None:
-    problem, machine = parse(line), Machine("cuda" if has_gpu() else "cpu")
-    if lacking := cupy_fft.strategy.lacks(machine.device):
+    problem = parse(line)
+    if lacking := cupy_fft.strategy.lacks(MACHINE.device):
         pytest.skip(lacking[0])
-    found = validate(configured(tile=list(tile)), problem, machine, oracles(problem, seed=0))
+    found = validate(cupy_fft.strategy, problem, MACHINE, oracles(problem, seed=0), tile=list(tile))
     assert found.verdict == "PASSED", found.message
 
 
@@ -734,7 +823,7 @@ CUT = [
 @pytest.mark.gpu
 @pytest.mark.parametrize(("line", "limit", "parts"), CUT)
 def test_rounds_are_all_of_the_problem_within_the_limit(line: str, limit: int, parts: tuple[int, ...]) -> None:
-    problem, machine = parse(line), Machine("cuda" if has_gpu() else "cpu")
+    problem = parse(line)
     assert cupy_fft.parts(problem, limit) == parts
     group_c, group_k = problem.c // problem.groups, problem.k // problem.groups
     covered = np.zeros((problem.n, problem.k), int)
@@ -747,8 +836,8 @@ def test_rounds_are_all_of_the_problem_within_the_limit(line: str, limit: int, p
     config = {"tile": list(cupy_fft.TILES[-1]), "workspace_limit": limit}
     workspace = cupy_fft.strategy.workspace(problem, **config)
     assert sum(elements * 4 for elements, _ in workspace.values()) <= limit
-    if not cupy_fft.strategy.lacks(machine.device):
-        found = validate(configured(**config), problem, machine, oracles(problem, seed=0))
+    if not cupy_fft.strategy.lacks(MACHINE.device):
+        found = validate(cupy_fft.strategy, problem, MACHINE, oracles(problem, seed=0), **config)
         assert found.verdict == "PASSED", found.message
 
 
@@ -904,6 +993,48 @@ def test_softmax_folds_the_axes_around_its_own() -> None:
     assert kernel.grid[0] * 32 >= 70
 
 
+# Arrays beyond 2**31 elements ------------------------------------------------------------------------------------------
+
+
+# Three planes of 2**30 elements of which four each are read: the third's offsets do not fit into 32 bits.
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("name", ["cupy_direct", "cupy_depthwise", "cupy_im2col_gemm", "cupy_max_pool"])
+def test_inputs_of_more_than_2_to_the_31_elements(name: str, layout: str) -> None:
+    operation = "--op=max_pool2d mb3ic1" if name == "cupy_max_pool" else "mb3ic1oc1"
+    options, _, sizes = operation.rpartition(" ")
+    problem = parse(f"--dtype=float16 --layout={layout} {options} {sizes}ih32768kh1sh16384")
+    x = sparse((3, 32768, 32768))
+    x[:, ::16384, ::16384] = np.arange(1, 13).reshape(3, 2, 2)
+    shape = (3, 2, 2, 1) if layout == "channels_last" else (3, 1, 2, 2)
+    y, last = np.full(shape, np.nan, np.float16), layout == "channels_last"
+    inputs = [x[..., None] if last else x[:, None], np.ones((1, 1, 1, 1), np.float16)]
+    find(problem.operation, name).prepare(problem, "cpu")(inputs[: len(problem.inputs())], [y])
+    assert y.flatten().tolist() == list(range(1, 13))
+
+
+# The last blocks of a launch, on whose way to their outputs no offset may have 32 bits.  The array is so that the last
+# image's alone would be negative, and in the first images with one bit less.
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("name", ["cupy_direct", "cupy_depthwise"])
+def test_the_last_outputs_of_more_than_2_to_the_31(name: str, layout: str) -> None:
+    problem = parse(f"--dtype=float16 --layout={layout} mb2050ic1oc1ih1024kh3ph1")
+    x, y = sparse((2050, 1024, 1024)), sparse((2050, 1024, 1024))
+    rows = np.random.default_rng(0).integers(1, 5, (150, 1024)).astype(np.float16)
+    x[-1, -150:] = rows
+    w = np.ones((1, 1, 3, 3), np.float16)
+    channel = -1 if layout == "channels_last" else 1
+    launch = find("conv2d", name).prepare(problem, "cpu")
+    with configure(blocks=slice(-1, None)):
+        launch([np.expand_dims(x, channel), w], [np.expand_dims(y, channel)])
+    expected = conv2d(rows[None, None], w, padding=1)[0, 0, 2:]
+    got = y[-1, -148:]
+    written = got != 0
+    assert written[-1, -1]
+    assert (got[written] == expected[written]).all()
+    assert np.count_nonzero(y[-1]) == np.count_nonzero(written) >= 32
+    assert not y[:3].any()
+
+
 # Reasons --------------------------------------------------------------------------------------------------------------
 
 
@@ -915,6 +1046,18 @@ def test_softmax_folds_the_axes_around_its_own() -> None:
         (cupy_direct.strategy, "mb1ic1oc2048ih1024kh1", "It indexes an image of y in 32 bits"),
         (cupy_direct.strategy, "mb1ic65536oc32768ih1kh1", "It indexes w in 32 bits"),
         (cupy_direct.strategy, "--op=max_pool2d mb1ic1ih4kh2", "It computes conv2d, not max_pool2d."),
+        (
+            cupy_depthwise.strategy,
+            "mb1ic9oc1ih8kh3",
+            "It computes convolutions of one channel a group, or of at most 8",
+        ),
+        (
+            cupy_depthwise.strategy,
+            "g2mb1ic4oc18ih8kh3",
+            "It computes convolutions of one channel a group, or of at most 8",
+        ),
+        (cupy_depthwise.strategy, "mb1ic1oc9999ih9kh3", "The weights of a group do not fit"),
+        (cupy_depthwise.strategy, "--layout=channels_last mb1ic8oc1ih99kh90", "The weights of a filter do not fit"),
         (cupy_im2col_gemm.strategy, "mb1ic2048oc1ih1024kh1", "It indexes an image of x in 32 bits"),
         (cupy_im2col_gemm.strategy, "mb1ic65536oc1ih100oh1kh100", "One output's window takes 2621440000 bytes"),
         (cupy_fft.strategy, "mb1ic2048oc1ih1024kh1", "It indexes an image of x in 32 bits"),

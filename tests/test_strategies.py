@@ -7,7 +7,7 @@ a GPU (`make gpu`), all that run there.  Each is exact on small integers where i
 from functools import lru_cache
 
 import pytest
-from conv_grid import ANY, BOXED, COUNT, DENSE, MINIMAL, MINIMAL_SINGLE, STEM, covering, in_float32
+from conv_grid import ANY, BOXED, COUNT, DENSE, DEPTHWISE, MINIMAL, MINIMAL_SINGLE, STEM, covering, in_float32
 
 from gpucnn.bench.inputs import integers
 from gpucnn.bench.machine import Machine
@@ -89,6 +89,7 @@ GRIDS = {
     "cupy_winograd_f4x3": MINIMAL,
     "triton_implicit_gemm_tma": BOXED,
     "triton_stem": STEM,
+    "cupy_depthwise": DEPTHWISE,
 }
 FEW = 100
 

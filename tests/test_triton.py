@@ -3,12 +3,14 @@
 On the host they run in Triton's interpreter; with a GPU (`make gpu`) natively.
 """
 
+import dataclasses
 import importlib.util
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from sparse import sparse
 
 from gpucnn.bench.inputs import Inputs, integers
 from gpucnn.bench.machine import Machine
@@ -225,20 +227,73 @@ def test_indices_of_64_bits(strategy, line, monkeypatch):
     assert found.verdict == "PASSED", found.message
 
 
+@pytest.fixture
+def in_place(monkeypatch):
+    """The interpreter works in host arrays themselves; copying them to themselves, it would touch all of them."""
+    if not has_gpu():
+        monkeypatch.setattr("triton.runtime.interpreter.GridExecutor._restore_args_dev", lambda *_: None)
+
+
+def mostly_zeros(shape):
+    return torch.zeros(shape, dtype=torch.float16, device="cuda") if has_gpu() else torch.from_numpy(sparse(shape))
+
+
 # Three planes of 2**30 elements of which four each are read: their offsets do not fit into 32 bits.
-@pytest.mark.skipif(not has_gpu(), reason="the interpreter would touch all of it")
 @pytest.mark.parametrize("op", ["", "--op=max_pool2d", "--op=avg_pool2d"])
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
-def test_more_than_2_to_the_31_elements(op, layout):
+def test_more_than_2_to_the_31_elements(op, layout, in_place):
     filters = "" if op else "oc1"
     problem = parse(f"--dtype=float16 --layout={layout} {op} mb3ic1ih32768{filters}kh1sh16384")
-    x = torch.zeros(3, 1, 32768, 32768, dtype=torch.float16, device="cuda")
-    x[:, :, ::16384, ::16384] = torch.arange(1, 13, device="cuda").reshape(3, 1, 2, 2)
+    x = mostly_zeros((3, 1, 32768, 32768))
+    x[:, :, ::16384, ::16384] = torch.arange(1, 13, device=MACHINE.device).reshape(3, 1, 2, 2)
     strategy = {"conv2d": CONV, "max_pool2d": MAX, "avg_pool2d": AVG}[problem.operation]
-    inputs = [x] if op else [x, torch.ones(1, 1, 1, 1, dtype=torch.float16, device="cuda")]
-    y = empty((3, 1, 2, 2), "float16", layout, "torch", ("cuda", 0))
-    strategy.prepare(problem, "cuda")(inputs, [y])
+    inputs = [x] if op else [x, torch.ones(1, 1, 1, 1, dtype=torch.float16, device=MACHINE.device)]
+    y = empty((3, 1, 2, 2), "float16", layout, "torch", (MACHINE.device, 0))
+    strategy.prepare(problem, MACHINE.device)(inputs, [y])
     assert y.flatten().tolist() == list(range(1, 13))
+
+
+# The last programs of a launch, of which each has its way to outputs whose offsets do not fit into 32 bits.
+@pytest.mark.skipif(has_gpu(), reason="a GPU runs all programs, and is given the inputs' test above")
+@pytest.mark.parametrize(
+    ("strategy", "line"),
+    [
+        (CONV, "mb2050ic1oc1ih1024kh3ph1"),
+        (CONV, "--layout=channels_last mb2050ic1oc1ih1024kh3ph1"),
+        (MAX, "--op=max_pool2d mb2050ic1ih1024kh3ph1"),
+        (AVG, "--op=sum_pool2d --layout=channels_last mb2050ic1ih1024kh3ph1"),
+        (SOFTMAX, "--op=softmax 2099200x1024"),
+        (SOFTMAX, "--op=softmax --axis=1 2050x1024x1024"),
+    ],
+)
+def test_the_last_outputs_of_more_than_2_to_the_31(strategy, line, in_place, monkeypatch):
+    from triton.runtime.interpreter import interpreter_builder as builder
+
+    problem = parse(f"--dtype=float16 {line}")
+    plan = strategy.plan(problem)
+    assert plan.arguments["WIDE"]
+    full, programs = (*plan.grid, 1, 1)[:3], 2
+    dim, idx = builder.set_grid_dim, builder.set_grid_idx
+    monkeypatch.setattr(builder, "set_grid_dim", lambda *_: dim(*full))
+    monkeypatch.setattr(builder, "set_grid_idx", lambda x, y, z: idx(full[0] - programs + x, full[1] - 1, full[2] - 1))
+    x, y = (torch.from_numpy(sparse(shape)) for shape in (problem.inputs()["x"], problem.outputs()["y"]))
+    x.view(-1)[-(1 << 20) :] = torch.arange(1 << 20) % 5 + 1
+    weights = {"w": torch.ones(1, 1, 3, 3, dtype=torch.float16)} if strategy is CONV else {}
+    dataclasses.replace(plan, grid=(programs,))(x=x, **weights, y=y)
+
+    last = x.view(-1)[-(1 << 20) :].view(1, 1, 1024, 1024).float()
+    ones = torch.ones(1, 1, 3, 3)
+    expected = {
+        "conv2d": lambda: torch.conv2d(last, ones, padding=1),
+        "sum_pool2d": lambda: torch.conv2d(last, ones, padding=1),
+        "max_pool2d": lambda: torch.max_pool2d(last, 3, 1, 1),
+        "softmax": lambda: torch.softmax(last[0, 0], 0 if len(problem.outputs()["y"]) == 3 else 1),
+    }[problem.operation]().flatten()
+    got = y.view(-1)[-(1 << 20) :].float()
+    written = got != 0
+    assert written[-1]
+    assert torch.allclose(got[written], expected[written], rtol=2**-10, atol=0)
+    assert not y.view(-1)[: 1 << 22].any()
 
 
 def test_bfloat16_is_rounded_to_nearest_even():

@@ -4,7 +4,8 @@ A block computes `block_k` filters x `block_m` output pixels of one group, each 
 each_k + each_m values read from shared memory serve each_k * each_m multiply-adds.  Which input a pixel's tap reads, in
 every padding mode, is worked out once for all channels; stride, dilation and filter size only change how many rows and
 columns of the input a tile stages.  So one kernel takes them all, in both layouts; bias and activation act on the sums
-in registers.
+in registers.  What is staged lies so that lanes, as far as they can, read different banks.  Weights, and with channels
+last inputs too, are loaded 16 bytes at a time where a chunk of channels has such vectors.
 
 FLOPs: those of the direct algorithm, times the waste of tiles that hang over K or over the pixels; on FMA units, never
 on tensor cores, in every dtype.  Bytes: w once per tile of pixels; x once per tile of filters, and what neighbouring
@@ -19,13 +20,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 from ..cuda import C_TYPES, SHARED_BYTES, CudaStrategy, Kernel, conv2d_struct, conv2d_too_large, instance
-from ..problem import ConvProblem
+from ..problem import DTYPES, ConvProblem
 from ..strategy import Budget
 
 SOURCE = "conv/cupy_direct.cu"
@@ -35,6 +37,7 @@ CHUNK = 8  # channels staged at a time, at most: enough work between two barrier
 # element is staged, an estimate from the instructions that each takes.
 MULTIPROCESSORS = 132
 STAGING = 8
+PADDINGS = 32  # columns between staged rows, fewer than these, for which bank conflicts are counted
 
 
 class Tile(NamedTuple):
@@ -105,15 +108,33 @@ class Plan:
     q: int
     rows: Axis
     cols: Axis
+    phases: int
+    row_cols: int
     taps: int
     channels: int
     blocks: int
     shared_bytes: int
 
     @property
+    def phase_cols(self) -> int:
+        return -(-self.cols.positions // self.phases)
+
+    @property
     def pitch(self) -> int:
         """From one staged channel to the next: odd, so that a warp that stages several channels meets all banks."""
-        return self.n * self.rows.positions * self.cols.positions | 1
+        return self.n * self.rows.positions * self.row_cols | 1
+
+    def conflicts(self) -> int:
+        """How often a warp reads a bank at most, when each of its lanes reads one pixel's input."""
+        banks = Counter(self.first(m) % 32 for m in range(min(32, self.n * self.p * self.q)))
+        return max(banks.values())
+
+    def first(self, m: int) -> int:
+        """Where output m's tap (0, 0) is staged."""
+        q, p, n = m % self.q, m // self.q % self.p, m // self.q // self.p
+        col = q * self.cols.per_output
+        row = n * self.rows.positions + p * self.rows.per_output
+        return row * self.row_cols + col % self.phases * self.phase_cols + col // self.phases
 
     def cost(self) -> float:
         """Time for one channel, in multiply-adds: waves of blocks, each of which stages, reads and multiplies."""
@@ -132,17 +153,35 @@ def shapes(problem: ConvProblem, pixels: int) -> Iterator[tuple[int, int, int]]:
         yield min(problem.n, pixels // (p * q), images), p, q
 
 
-def lay(problem: ConvProblem, tile: Tile, shape: tuple[int, int, int]) -> Plan | None:
-    """The plan for a tile of that shape, with as many channels staged as fit into shared memory; None for none."""
+def phases_of(problem: ConvProblem, cols: Axis) -> tuple[int, int]:
+    """(PHASES that the kernel is compiled for, phases of a staged row).
+
+    The first is 2 where neighbouring outputs are two columns apart.  Else the second brings a window's taps together.
+    """
+    if cols.fold > 1:
+        return 1, 1
+    if (cols.per_output, cols.per_tap) == (2, 1) and problem.s > 1 and problem.s in UNROLLED_WIDTHS:
+        return 2, 2
+    return 1, cols.per_tap
+
+
+def lay(problem: ConvProblem, tile: Tile, shape: tuple[int, int, int], padding: int = 0) -> Plan | None:
+    """The plan for a tile of that shape, with as many channels staged as fit into shared memory; None for none.
+
+    `padding` columns are between staged rows.
+    """
     n, p, q = shape
     itemsize = 8 if problem.dtype == "float64" else 4  # staged as what sums are taken in
     rows = Axis.of(p, problem.stride[0], problem.r, problem.dilation[0])
     cols = Axis.of(q, problem.stride[1], problem.s, problem.dilation[1])
     k_tiles = problem.groups * -(-problem.k // problem.groups // tile.block_k)
     blocks = k_tiles * -(-problem.n // n) * -(-problem.p // p) * -(-problem.q // q)
-    plan = Plan(tile, n, p, q, rows, cols, problem.r * problem.s, channels=0, blocks=blocks, shared_bytes=0)
+    _, phases = phases_of(problem, cols)
+    row_cols = -(-cols.positions // phases) * phases + padding
+    taps = problem.r * problem.s
+    plan = Plan(tile, n, p, q, rows, cols, phases, row_cols, taps, channels=0, blocks=blocks, shared_bytes=0)
     w_pitch = tile.block_k + 16 // itemsize if tile.each_k > 1 else tile.block_k
-    source_bytes = 4 * n * rows.positions * cols.positions
+    source_bytes = 4 * n * rows.positions * row_cols
     channel_bytes = itemsize * (plan.taps * w_pitch + plan.pitch)
     channels = min(CHUNK, problem.c // problem.groups, (SHARED_BYTES - source_bytes) // channel_bytes)
     if channels < 1:
@@ -156,7 +195,10 @@ def plan(problem: ConvProblem, tile: Tile) -> Plan | None:
     while pixels:
         plans = [laid for shape in shapes(problem, pixels) if (laid := lay(problem, tile, shape))]
         if plans:
-            return min(plans, key=lambda plan: (plan.blocks, plan.pitch))
+            best = min(plans, key=lambda plan: (plan.blocks, plan.pitch))
+            padded = [lay(problem, tile, (best.n, best.p, best.q), padding) for padding in range(PADDINGS)]
+            fitting = [plan for plan in padded if plan and plan.channels == best.channels]
+            return min(fitting, key=lambda plan: (plan.conflicts(), plan.pitch))
         pixels //= 2
     return None
 
@@ -191,14 +233,23 @@ class CupyDirect(CudaStrategy):
             raise ValueError(f"tile is {config['tile']}, which does not fit into shared memory for {problem}")
         last = problem.layout == "channels_last"
         width = problem.s if problem.s in UNROLLED_WIDTHS else 0
+        phases, _ = phases_of(problem, best.cols)
         activation = (problem.activation or "none").upper()
-        tile = {key: dataclasses.asdict(best)[key] for key in ("n", "p", "q", "rows", "cols", "channels")}
+        group_c, vector = problem.c // problem.groups, 16 // DTYPES[problem.dtype]
+        row = best.taps if problem.layout == "contiguous" else 1  # elements of w from one channel to the next
+        vectors = {
+            "x_vectors": last and best.channels % vector == 0 and group_c % vector == 0,
+            "w_vectors": best.channels * row % vector == 0 and group_c * row % vector == 0,
+        }
+        names = ("n", "p", "q", "rows", "cols", "phases", "row_cols", "channels")
+        tile = {key: dataclasses.asdict(best)[key] for key in names}
+        tile |= {"phase_cols": best.phase_cols, "pitch": best.pitch, **{name: int(vectors[name]) for name in vectors}}
         kernel = Kernel(
             source=SOURCE,
-            name=instance("conv2d_direct", C_TYPES[problem.dtype], last, width, activation, *best.tile),
+            name=instance("conv2d_direct", C_TYPES[problem.dtype], last, width, phases, activation, *best.tile),
             grid=(best.blocks,),
             block=(best.tile.threads_k * best.tile.threads_m,),
-            scalars={"conv": conv2d_struct(problem), "tile": {**tile, "pitch": best.pitch}},
+            scalars={"conv": conv2d_struct(problem), "tile": tile},
             shared_bytes=best.shared_bytes,
         )
         return [kernel]

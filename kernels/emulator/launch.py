@@ -1,18 +1,20 @@
 """One launch: the program gets a file with its arguments, and leaves there what it computed, or what went wrong.
 
-The file lies in memory and is mapped by the program's workers, each array between unmapped pages.  What a kernel
+The file lies in memory and is mapped by the program's workers, each array between unmapped pages.  It has holes where
+arrays are zero, so that an array that is zero but for little takes little memory, whatever its size.  What a kernel
 breaks, it breaks in the program's processes: whatever it does, here it becomes an exception.
 """
 
 from __future__ import annotations
 
 import ctypes
+import errno
 import math
 import mmap
 import os
 import re
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
 ORDERS = ("ascending", "descending", "random")
 ALIGNMENT = 32  # of an array's first byte, at least: wmma asks for it
+CHUNK = 1 << 20  # bytes of an array that are copied, or left out, together
 READ_FILLER, WRITTEN_FILLER = 0xFF, 0x5A  # around arrays that are read, NaN; around those that are written, another
 
 _U32, _U64, _I64 = np.dtype("<u4"), np.dtype("<u8"), np.dtype("<i8")
@@ -36,6 +39,7 @@ _LAUNCH = np.dtype(
     [
         *(("grid", _U32, 3), ("block", _U32, 3), ("entry", _U32), ("order", _U32), ("workers", _U32)),
         *(("seconds", _U32), ("seed", _U64), ("shared_bytes", _U64), ("stack_bytes", _U64)),
+        *(("first_block", _U64), ("blocks", _U64)),
         *(("memories", _U32), ("arguments", _U32), ("variables", _U32), ("shared", _U32)),
     ]
 )
@@ -94,13 +98,17 @@ def carry_out(
     memories, places = _memories(values, variables)
     page = mmap.PAGESIZE
     single = bool(options.sanitize) or any(changes for _, changes in variables)
-    workers = 1 if single else max(1, min(options.workers, math.prod(grid)))
+    blocks = range(math.prod(grid))[options.blocks]
+    if not blocks:
+        return
+    workers = 1 if single else max(1, min(options.workers, len(blocks)))
 
     header = np.zeros(1, _LAUNCH)
     header["grid"], header["block"] = grid, block
     header["entry"], header["order"] = list(program.kernels).index(name), ORDERS.index(options.order)
     header["workers"], header["seconds"], header["seed"] = workers, options.timeout_s, options.seed
     header["shared_bytes"] = shared_bytes
+    header["first_block"], header["blocks"] = blocks[0], len(blocks)
     header["stack_bytes"] = options.stack_kib * 1024 * (4 if options.sanitize else 1)
     header["memories"], header["arguments"] = len(memories), len(values)
     header["variables"], header["shared"] = len(variables), len(program.shared)
@@ -132,13 +140,13 @@ def carry_out(
         data = np.frombuffer(mmap.mmap(file, at), np.uint8)
         _fill(data, parts, scalars, memories, table)
         done = _run(program, file, options)
+        damaged = _take(file, data, memories, table)
     finally:
         os.close(file)
     begin = header.nbytes
     table = data[begin : begin + table.nbytes].view(_MEMORY)
     begin = sum(part.nbytes for part in parts[:-1])
     reports = data[begin : begin + reports.nbytes].view(_REPORT)
-    damaged = _take(data, memories, table)
     if done.stdout:
         print(done.stdout, end="")
     _judge(program, name, done, reports, memories, table, damaged)
@@ -187,21 +195,51 @@ def _fill(
         first, end = int(row["data"]), int(row["data"]) + memory.size
         filler = WRITTEN_FILLER if memory.written else READ_FILLER
         pages[:first], pages[end:] = filler, filler
-        pages[first:end] = memory.bytes()
+        array = memory.bytes()
+        for at in range(0, memory.size, CHUNK):
+            part = array[at : at + CHUNK]
+            if _nonzero(part):
+                pages[first + at : first + at + part.size] = part
 
 
-def _take(data: np.ndarray, memories: Sequence[_Memory], table: np.ndarray) -> list[str]:
-    """Take back what the kernel wrote; the arrays beside which it wrote too."""
+def _nonzero(part: np.ndarray) -> bool:
+    words = part.size // 8 * 8
+    return bool(part[:words].view(_U64).any() or part[words:].any())
+
+
+def _take(file: int, data: np.ndarray, memories: Sequence[_Memory], table: np.ndarray) -> list[str]:
+    """Take back what the kernel wrote; the arrays beside which it wrote too.
+
+    What the file has no pages for is zero still, here as there.
+    """
     damaged = []
     for memory, row in zip(memories, table, strict=True):
         if not memory.written:
             continue
         pages = data[int(row["offset"]) : int(row["offset"] + row["pages_bytes"])]
         first, end = int(row["data"]), int(row["data"]) + memory.size
-        memory.bytes()[:] = pages[first:end]
+        array = memory.bytes()
+        for begin, stop in _extents(file, int(row["offset"]) + first, int(row["offset"]) + end):
+            at = int(row["offset"]) + first
+            array[begin - at : stop - at] = data[begin:stop]
         if (pages[:first] != WRITTEN_FILLER).any() or (pages[end:] != WRITTEN_FILLER).any():
             damaged.append(" and ".join(memory.names))
     return damaged
+
+
+def _extents(file: int, begin: int, end: int) -> Iterator[tuple[int, int]]:
+    """The parts of a file from `begin` to `end` that it has pages for."""
+    while begin < end:
+        try:
+            begin = os.lseek(file, begin, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:  # none from here on
+                return
+            raise
+        stop = min(os.lseek(file, begin, os.SEEK_HOLE), end)
+        if begin < stop:
+            yield begin, stop
+        begin = stop if begin < stop else end
 
 
 def _run(program: Program, file: int, options: Options) -> subprocess.CompletedProcess[str]:

@@ -38,6 +38,8 @@ class Options:
     workers    processes that share the blocks of a launch; a sanitized launch has one
     timeout_s  of processor time, after which a launch ends in an exception
     stack_kib  for the local variables of a thread
+    blocks     those that run, counted through the grid, x first: slice(-4, None) is the last four; for a grid too large
+               to run all of it
     """
 
     order: str = "ascending"
@@ -46,6 +48,7 @@ class Options:
     workers: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
     timeout_s: int = 60
     stack_kib: int = 64
+    blocks: slice = field(default_factory=lambda: slice(None))
 
 
 _options: ContextVar[Options | None] = ContextVar("options", default=None)
@@ -74,6 +77,8 @@ def configure(**changes: Any) -> Iterator[Options]:
         raise ValueError(f"sanitize is {sorted(unknown)}, expected some of {', '.join(build.SANITIZERS)}")
     if "thread" in changed.sanitize and len(changed.sanitize) > 1:
         raise ValueError("sanitize is 'thread' and more, but it goes with no other")
+    if changed.blocks.step not in (None, 1):
+        raise ValueError(f"blocks is {changed.blocks}, expected a slice without a step")
     token = _options.set(changed)
     try:
         yield changed

@@ -132,6 +132,11 @@ PLAIN = problem("conv.cupy_direct", "--bias mb3ic11oc7ih11iw13kh3kw3ph1pw1", til
 STRIDED = problem("conv.cupy_direct", "mb1ic3oc6ih41kh3sh2ph1", tile=[4, 2, 4, 32])
 WIDE = problem("conv.cupy_direct", "mb1ic3oc6ih21kh3sh2ph1", tile=[4, 2, 4, 32])
 MANY = problem("conv.cupy_direct", "--bias mb5ic3oc7ih5kh3ph1", tile=[4, 2, 4, 32])
+PLANES = problem("conv.cupy_depthwise", "--bias g6mb3ic6oc6ih9iw7kh3kw3ph1pw1")
+BANDS = problem("conv.cupy_depthwise", "--dtype=float16 g2mb1ic4oc4ih70iw45kh3kw5ph1pw2dw1")
+PIXELS = problem(
+    "conv.cupy_depthwise", "--layout=channels_last --bias g28mb2ic28oc28ih9iw11kh5kw5sh2sw2ph2pw2", lanes=4, p=3, q=1
+)
 IM2COL = problem("conv.cupy_im2col_gemm", "--bias --activation=relu mb2ic5oc7ih9iw11kh3kw3ph1pw1")
 IM2COL_LAST = problem("conv.cupy_im2col_gemm", "--layout=channels_last mb2ic5oc7ih9iw11kh3kw3ph1pw1")
 # Three chunks of channels, planes of which no tile is a divisor, and channels that a tile of 32 hangs over.
@@ -163,7 +168,8 @@ ROWS = problem("rowwise.cupy_softmax", "--op=softmax 5x77")
 LONG_ROWS = problem("rowwise.cupy_softmax", "--op=softmax 3x700")
 COLUMNS = problem("rowwise.cupy_softmax", "--op=log_softmax --axis=1 2x21x23")
 
-DIRECT, GEMM, IMPLICIT_GEMM, FOURIER, MAX, SOFTMAX = (
+DEPTHWISE, DIRECT, GEMM, IMPLICIT_GEMM, FOURIER, MAX, SOFTMAX = (
+    "conv/cupy_depthwise.cu",
     "conv/cupy_direct.cu",
     "conv/cupy_im2col_gemm.cu",
     "conv/cupy_implicit_gemm.cu",
@@ -196,6 +202,10 @@ BUGS = [
         "// this chunk",
         FFT,
     ),
+    Bug("no barrier after planes are staged", DEPTHWISE, "prior(0);\n  __syncthreads();", "prior(0);", PLANES),
+    Bug("no barrier before planes are written", DEPTHWISE, "STAGED) {\n    __syncthreads();", "STAGED) {", PLANES),
+    Bug("no barrier after filters are staged", DEPTHWISE, "}\n  __syncthreads();\n\n", "}\n\n", PIXELS),
+    Bug("no wait for asynchronous copies", DEPTHWISE, "__pipeline_wait_prior(0)", "__pipeline_wait_prior(1)", PLANES),
     Bug("no barrier before a reduction", SOFTMAX, "__syncthreads();  // the last", "// the last", LONG_ROWS),
     Bug("no barrier within a reduction", SOFTMAX, "= value;\n    __syncthreads();", "= value;", LONG_ROWS),
     Bug("no barrier before partial sums are read", SOFTMAX, "= own;\n  __syncthreads();", "= own;", COLUMNS),
@@ -250,6 +260,24 @@ BUGS = [
     Bug("writes an image too many", DIRECT, "n0 + n >= conv.N", "n0 + n > conv.N", MANY),
     Bug("writes filters that are not there", DIRECT, "min(BK, group_k - k0)", "BK", PLAIN),
     Bug(
+        "copies a vector too many",
+        DEPTHWISE,
+        "i < head + body; i += threads * V) {\n    __pipe",
+        "i <= head + body; i += threads * V) {\n    __pipe",
+        BANDS,
+    ),
+    Bug("reads rows of the next plane", DEPTHWISE, "if (h < 0) return nullptr;", "", BANDS),
+    Bug("writes a row of planes too many", DEPTHWISE, "p0 + p + j >= p_end", "p0 + p + j > p_end", PLANES),
+    Bug(
+        "writes a column of pixels too many",
+        DEPTHWISE,
+        "if (p0 + j >= conv.P || q0 + l >= conv.Q)",
+        "if (p0 + j >= conv.P)",
+        PIXELS,
+    ),
+    Bug("writes vectors of channels that are not there", DEPTHWISE, "|| k0 + lane * V >= conv.K", "", PIXELS),
+    Bug("reads filters that are not there", DEPTHWISE, "min(channels, conv.K - k0)", "channels", PIXELS),
+    Bug(
         "writes one column element too many",
         GEMM,
         "i < total; i += gridDim.x * blockDim.x) {\n    const int c",
@@ -290,12 +318,12 @@ BUGS = [
     Bug("reads one element behind the row", SOFTMAX, "at < length ? static_cast", "at <= length ? static_cast", ROWS),
     Bug("writes one element behind the row", SOFTMAX, "if (at < length) y", "if (at <= length) y", ROWS),
     # Shared memory: dynamic, static, an inner dimension.
-    Bug("stages one position too many", DIRECT, "i < positions && threadIdx", "i <= positions && threadIdx", PLAIN),
+    Bug("stages one position too many", DIRECT, "if (i + j * strip >= positions) break;", "", PLAIN),
     Bug(
         "notes one source too many",
         DIRECT,
-        "i < positions; i += THREADS) {\n    const int col",
-        "i <= positions; i += THREADS) {\n    const int col",
+        "i < positions; i += THREADS) {\n    const int at",
+        "i <= positions; i += THREADS) {\n    const int at",
         PLAIN,
     ),
     Bug(
@@ -320,6 +348,8 @@ BUGS = [
     Bug("a maximum that is not initialised", SOFTMAX, "A top = -Accumulator<T>::infinity();", "A top;", ROWS),
     Bug("an index that is not initialised", MAX, "int where = -1;", "int where;", POOL),
     Bug("a pitch that misaligns vector loads", DIRECT, "BK + 16 / sizeof(A) : BK", "BK + 1 : BK", PLAIN),
+    Bug("a run that misaligns vector loads", DEPTHWISE, "from += lead(to);", "", BANDS),
+    Bug("the stride between a strip's columns is left out", DEPTHWISE, "q * STRIDE + s]", "q + s]", PIXELS),
     Bug(
         "a vector load one element off",
         MINE,

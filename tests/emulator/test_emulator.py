@@ -15,6 +15,7 @@ import pytest
 
 from gpucnn.kernels import emulator
 from gpucnn.kernels.emulator import CompileError, KernelError, NotSupportedError, RawModule, build, configure, missing
+from gpucnn.kernels.emulator.launch import CHUNK
 from gpucnn.kernels.emulator.translate import translate
 
 pytestmark = pytest.mark.skipif(missing() is not None, reason=str(missing()))
@@ -228,9 +229,37 @@ def test_workers_share_the_blocks():
     assert len(set(process)) == 2
 
 
+@pytest.mark.parametrize("order", ["ascending", "descending", "random"])
+@pytest.mark.parametrize(("blocks", "run"), [(slice(-2, None), [4, 5]), (slice(1), [0]), (slice(9, None), [])])
+def test_some_blocks_of_a_grid(order, blocks, run):
+    function = kernel("y[blockIdx.y * gridDim.x + blockIdx.x] = 1 + gridDim.x * gridDim.y;", "int* y")
+    y = np.zeros(6, np.int32)
+    with configure(blocks=blocks, order=order, workers=2):
+        function((2, 3), (1,), (y,))
+    assert np.flatnonzero(y).tolist() == run
+    assert set(y[run]) <= {7}
+
+
+# Zeros take no memory, and what is not zero arrives and returns: at both ends, and across the border of what is copied
+# together.  Not aligned, so that the last bytes are no word.
+@pytest.mark.parametrize("order", ["ascending", "descending"])
+def test_a_large_array_of_zeros_stays_one(order):
+    size = 3 * CHUNK + 5
+    x, y = np.zeros(size + 1, np.uint8)[1:], np.zeros(size + 1, np.uint8)[1:]
+    places = [0, CHUNK - 1, CHUNK, size - 1]
+    x[places] = [1, 2, 3, 4]
+    y[places[1]] = 5
+    body = "for (int i = threadIdx.x; i < n; i += 32) {\n  if (x[i]) y[i] += x[i];\n}"
+    with configure(order=order):
+        kernel(body, "const unsigned char* x, unsigned char* y, int n")((1,), (32,), (x, y, np.int32(size)))
+    assert np.flatnonzero(y).tolist() == places
+    assert y[places].tolist() == [1, 7, 3, 4]
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        ({"blocks": slice(0, 8, 2)}, "blocks is slice(0, 8, 2), expected a slice without a step"),
         ({"order": "sideways"}, "order is 'sideways', expected one of ascending, descending, random"),
         ({"sanitize": "memory"}, "sanitize is ['memory'], expected some of address, undefined, thread"),
         ({"sanitize": ("thread", "address")}, "it goes with no other"),

@@ -126,12 +126,12 @@ int work(uint32_t worker, Report* reports) {
   prepare_worker();
   handle_signals();
   races_begin_launch();
-  const uint64_t count = uint64_t(gridDim.x) * gridDim.y * gridDim.z;
+  const uint64_t count = launch->blocks;
   for (uint64_t k = worker; k < count; k += launch->workers) {
     for (uint32_t other = 0; other < launch->workers; other++) {
       if (static_cast<volatile Report*>(reports + other)->state == FAILED) return 1;
     }
-    if (!run_block(block_at(k, count))) return 1;
+    if (!run_block(launch->first_block + block_at(k, count))) return 1;
   }
   return 0;
 }

@@ -13,6 +13,7 @@ struct Launch {
   uint32_t grid[3], block[3];
   uint32_t entry, order, workers, seconds;
   uint64_t seed, shared_bytes, stack_bytes;
+  uint64_t first_block, blocks;  // that run, of the grid's
   uint32_t memories, arguments, variables, shared;
   // Behind it: Memory[memories], Argument[arguments], int64_t[variables] (each one's memory), Range[shared],
   // Report[workers]; the rest is what these point to.
