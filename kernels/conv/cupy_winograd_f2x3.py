@@ -27,6 +27,7 @@ from typing import Any
 from ..cuda import C_TYPES, Kernel, conv2d_struct, instance, too_large
 from ..problem import ConvProblem
 from ..strategy import Budget
+from . import winograd
 from .cupy_winograd import CupyWinograd, round_up
 
 SOURCE = "conv/cupy_winograd_f2x3.cu"
@@ -83,9 +84,10 @@ class CupyWinogradF2x3(CupyWinograd):
         return {"U": (problem.groups * c * POINTS * k, "float32")}
 
     def executed_flops(self, problem: ConvProblem) -> int:
-        """The products' of whole blocks; not the transforms'."""
+        """The products', of whole blocks, and the transforms' as dense products with their small matrices."""
         block_k = self.block_k(problem)
-        return 2 * POINTS * TILES * block_k * self.padded(problem, block_k)[1] * self.blocks(problem, block_k)
+        products = 2 * POINTS * TILES * block_k * self.padded(problem, block_k)[1] * self.blocks(problem, block_k)
+        return products + winograd.transform_flops(problem, self.m)
 
     def steps(self, problem: ConvProblem, **config: Any) -> list[Kernel]:
         p, last, c_type = problem, problem.layout == "channels_last", C_TYPES[problem.dtype]

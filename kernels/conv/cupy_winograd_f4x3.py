@@ -34,6 +34,7 @@ from ..cublas import Matrix
 from ..cuda import C_TYPES, Kernel, conv2d_struct, instance
 from ..problem import DTYPES, ConvProblem
 from ..strategy import Budget, Step
+from . import winograd
 from .cupy_winograd import CupyWinograd, round_up
 
 SOURCE = "conv/cupy_winograd_f4x3.cu"
@@ -130,8 +131,8 @@ class CupyWinogradF4x3(CupyWinograd):
         return [self._filter_kernel(problem), *rounds]
 
     def executed_flops(self, problem: ConvProblem) -> int:
-        """The products', of whole tiles; not the transforms'."""
-        return 2 * POINTS * problem.k * (problem.c // problem.groups) * self.tiles(problem)["count"]
+        """The products', of whole tiles, and the transforms' as dense products with their small matrices."""
+        return winograd.product_flops(problem, self.m) + winograd.transform_flops(problem, self.m)
 
     def _filter_kernel(self, problem: ConvProblem) -> Kernel:
         p, group_c = problem, problem.c // problem.groups

@@ -60,10 +60,4 @@ class NumpyWinograd(NumpyConv):
 
     def executed_flops(self, problem: ConvProblem) -> int:
         """The matrix products', and the transforms' as dense products with their small matrices."""
-        p, m, a, (down, across) = problem, self.m, self.m + 2, self.tiles(problem)
-        tiles = p.n * down * across
-        products = 2 * a * a * p.k * (p.c // p.groups) * tiles
-        filters = 2 * (a * 3 * 3 + a * a * 3) * p.k * (p.c // p.groups)
-        inputs = 4 * a**3 * p.c * tiles
-        outputs = 2 * (m * a * a + m * m * a) * p.k * tiles
-        return products + filters + inputs + outputs
+        return winograd.product_flops(problem, self.m) + winograd.transform_flops(problem, self.m)

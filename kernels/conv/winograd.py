@@ -17,6 +17,8 @@ from functools import cache
 
 import numpy as np
 
+from ..problem import ConvProblem
+
 # Finite points; the last one, infinity, is always there.  1/2 and -2 beside +-1 err less than +-1, +-2 do.
 POINTS = {2: (0, 1, -1), 4: (0, 1, -1, Fraction(1, 2), -2)}
 
@@ -75,3 +77,28 @@ def limits(stride: tuple[int, int], dilation: tuple[int, int], filter_size: tupl
     if dilation != (1, 1):
         reasons.append(f"The input tile is dense: dilation must be 1, not {dilation[0]}x{dilation[1]}.")
     return reasons
+
+
+def tiles(problem: ConvProblem, m: int) -> int:
+    """How many tiles of m x m cover the outputs of all images."""
+    return problem.n * -(-problem.p // m) * -(-problem.q // m)
+
+
+def product_flops(problem: ConvProblem, m: int) -> int:
+    """FLOPs of the products over channels, of whole tiles; 9 m^2 / (m + 2)^2 times fewer than the direct ones.
+
+    >>> from ..problem import parse
+    >>> layer = parse("mb1ic64ih56oc64kh3ph1")
+    >>> layer.flops() / product_flops(layer, 2), layer.flops() / product_flops(layer, 4)
+    (2.25, 4.0)
+    """
+    return 2 * (m + 2) ** 2 * problem.k * (problem.c // problem.groups) * tiles(problem, m)
+
+
+def transform_flops(problem: ConvProblem, m: int) -> int:
+    """FLOPs of the three transforms, as dense products with their small matrices."""
+    p, a = problem, m + 2
+    filters = 2 * (a * 3 * 3 + a * a * 3) * p.k * (p.c // p.groups)
+    inputs = 4 * a**3 * p.c * tiles(p, m)
+    outputs = 2 * (m * a * a + m * m * a) * p.k * tiles(p, m)
+    return filters + inputs + outputs
