@@ -7,7 +7,7 @@ a GPU (`make gpu`), all that run there.  Each is exact on small integers where i
 from functools import lru_cache
 
 import pytest
-from conv_grid import ANY, COUNT, DENSE, MINIMAL, covering, in_float32
+from conv_grid import ANY, COUNT, DENSE, DEPTHWISE, MINIMAL, covering, in_float32
 
 from gpucnn.bench.inputs import integers
 from gpucnn.bench.machine import Machine
@@ -84,6 +84,7 @@ GRIDS = {
     "numpy_winograd_f2x3": in_float32(MINIMAL),
     "numpy_winograd_f4x3": in_float32(MINIMAL),
     "numpy_fft": in_float32(DENSE),
+    "triton_depthwise": DEPTHWISE,
 }
 FEW = 100
 
