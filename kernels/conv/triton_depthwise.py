@@ -49,7 +49,10 @@ from ..triton_common import (
 )
 
 MOST_CHANNELS = 8  # of a group
-REGISTERS = 112  # for a thread's sums and inputs, of 255: taps and addresses need some too
+# For a thread's sums, inputs and taps.  The first leaves a multiprocessor's 65536 to 16 warps, whose loads keep memory
+# busy; larger filters are limited by instructions, of which more rows need fewer.
+REGISTERS, REGISTERS_OF_LARGE = 76, 112
+LARGE = 16  # more taps than that
 MOST_LOADS = 80  # of x in a thread's code, all unrolled, where one output row does with fewer
 
 
@@ -105,11 +108,11 @@ def depthwise_kernel(
     for _ in tl.static_range(ROWS):
         sums = sums + (tl.zeros((LINES, COLUMNS, FILTERS), SUM),)
     for c in range(C):
-        taps = ()
-        for tap in tl.static_range(R * S):
-            o_w = (tap * C + c) if CHANNELS_LAST else (c * (R * S) + tap)
-            taps = taps + (tl.load(p_w + o_w, mask=m_w, other=0.0),)
         for s in tl.static_range(S):
+            taps = ()  # [1, COLUMNS, FILTERS] or [LINES, 1, FILTERS] each
+            for r in tl.static_range(R):
+                o_w = ((r * S + s) * C + c) if CHANNELS_LAST else ((c * R + r) * S + s)
+                taps = taps + (tl.load(p_w + o_w, mask=m_w, other=0.0),)
             v = inside(w0 + s * dilation_w, W, MODE)
             m_v = (v >= 0) & (v < W)
             p_v = p_x + v * x_pixel + c * x_channel
@@ -124,7 +127,7 @@ def depthwise_kernel(
             for p in tl.static_range(ROWS):
                 total = sums[p]
                 for r in tl.static_range(R):
-                    total += values[p * STRIDE_H + r].to(SUM) * taps[r * S + s].to(SUM)
+                    total += values[p * STRIDE_H + r].to(SUM) * taps[r].to(SUM)
                 added = added + (total,)
             sums = added
 
@@ -156,11 +159,22 @@ def vector_of(problem: ConvProblem) -> int:
     return vector(p, p.groups) if p.layout == "channels_last" and p.c == p.groups else 1
 
 
+def elements_of(problem: ConvProblem) -> int:
+    """How many elements a thread has in each of its rows: a vector, or single ones that need addresses of their own."""
+    singles = 4 if problem.c == problem.k == problem.groups else 2
+    return max(vector_of(problem), singles // (2 if problem.dtype == "float64" else 1))
+
+
 def registers(problem: ConvProblem, rows: int, elements: int, filters: int) -> int:
-    """A thread's, for its sums and for the inputs of one filter column."""
-    sums, itemsize = 2 if problem.dtype == "float64" else 1, DTYPES[problem.dtype]
-    inputs = (rows - 1) * problem.stride[0] + problem.r
-    return rows * elements * filters * sums + inputs * elements * itemsize // 4
+    """A thread's, for sums, for the inputs of one filter column and for its taps; for rows' offsets of single elements.
+
+    Vectors of 16-bit elements lie two in a register until they are multiplied.
+    """
+    p, words = problem, 2 if problem.dtype == "float64" else 1
+    inputs = (rows - 1) * p.stride[0] + p.r
+    packed = elements // 2 if vector_of(p) > 1 and DTYPES[p.dtype] == 2 else elements * words
+    offsets = inputs * elements if vector_of(p) == 1 else 0
+    return rows * elements * filters * words + inputs * packed + p.r * filters * packed + offsets
 
 
 def row_counts(problem: ConvProblem, elements: int, filters: int) -> list[int]:
@@ -168,8 +182,8 @@ def row_counts(problem: ConvProblem, elements: int, filters: int) -> list[int]:
 
     >>> from gpucnn.kernels.problem import parse
     >>> line = "--dtype=float16 --layout=channels_last g64mb1ic64oc64kh3ph1ih"
-    >>> [row_counts(parse(line + size), 8, 1)[0] for size in ("7", "14", "28", "56")]
-    [7, 7, 7, 8]
+    >>> [row_counts(parse(line + size), 8, 1)[0] for size in ("7", "14", "28", "32")]
+    [4, 5, 4, 4]
     """
     p = problem
     if p.dilation[0] != 1:
@@ -177,11 +191,15 @@ def row_counts(problem: ConvProblem, elements: int, filters: int) -> list[int]:
 
     def cost(rows: int) -> float:
         inputs = (rows - 1) * p.stride[0] + p.r
-        return cdiv(p.p, rows) * (inputs * p.s * 2 + p.r * p.s * (rows + 1))
+        return cdiv(p.p, rows) * (2 * inputs * p.s + p.r * p.s * (rows + 1))
+
+    most = REGISTERS if p.r * p.s <= LARGE else REGISTERS_OF_LARGE
+    if not p.c == p.k == p.groups:
+        most //= 2  # offsets of several filters and channels take as many
 
     def fits(rows: int) -> bool:
         loads = ((rows - 1) * p.stride[0] + p.r) * p.s
-        return loads <= MOST_LOADS and registers(p, rows, elements, filters) <= REGISTERS
+        return loads <= MOST_LOADS and registers(p, rows, elements, filters) <= most
 
     counts = [rows for rows in range(1, min(8, p.p) + 1) if rows == 1 or fits(rows)]
     return sorted(counts, key=cost)
@@ -223,19 +241,17 @@ class TritonDepthwise(TritonStrategy):
 
     def configs(self, problem: ConvProblem) -> list[dict[str, int]]:
         p = problem
-        columns, elements = columns_of(p), vector_of(p)
-        filters = min(power_of_two(p.k // p.groups), max(1, 8 // elements))
-        if p.layout == "channels_last":
-            num_warps = min(4, max(1, columns // 32))
-        else:
-            num_warps, elements = 4, 4 if p.dtype != "float64" else 2
-        found = []
+        columns, elements = columns_of(p), elements_of(p)
+        filters = min(power_of_two(p.k // p.groups), max(1, 4 // elements))
+        num_warps = min(4, max(1, columns // 32)) if p.layout == "channels_last" else 4
+        most = max(1, 32 * num_warps * elements // columns)
+        tiles = []
         for rows in row_counts(p, elements, filters):
             lines = p.n * cdiv(p.p, rows) * (p.q if p.layout == "channels_last" else p.groups)
-            most = max(1, 32 * num_warps * elements // columns)
-            found.append(Tile(rows, min(most, power_of_two(lines)), columns, filters, num_warps))
-        default = next((tile for tile in found if programs(tile, p) >= PROGRAMS), found[-1])
-        return distinct([tile._asdict() for tile in (default, *found)])
+            tiles.append(Tile(rows, min(most, power_of_two(lines)), columns, filters, num_warps))
+        enough = [tile for tile in tiles if programs(tile, p) >= PROGRAMS]
+        default = enough[0] if enough else max(tiles, key=lambda tile: programs(tile, p))
+        return distinct([tile._asdict() for tile in (default, *tiles)])
 
     def executed_flops(self, problem: ConvProblem) -> int:
         """Those of whole tiles of the default configuration."""
