@@ -10,8 +10,8 @@ COLUMNS are groups, which lie side by side, LINES are the q of all images and ti
 FILTERS are those of a group: an input serves all of them.
 
 The filter taps of a channel lie side by side in memory, in both layouts; the lanes of a warp would each load eight
-strided taps for one vector of x.  So for channels_last a program has no more threads than groups: then Triton lets each
-thread load the taps of one group, and hands them round through shared memory.
+strided taps for one vector of x.  So where there are such vectors, a program has no more threads than groups: then
+Triton lets each thread load the taps of one group, and hands them round through shared memory.
 
 FLOPs: those of the direct algorithm, times the waste of tiles that hang over P, Q and G.  Bytes: x and y once, and w;
 from L2, x (ROWS*stride + R - stride) / (ROWS*stride) times for the rows that two tiles share, and a little more for the
@@ -112,7 +112,7 @@ def depthwise_kernel(
             taps = ()  # [1, COLUMNS, FILTERS] or [LINES, 1, FILTERS] each
             for r in tl.static_range(R):
                 o_w = ((r * S + s) * C + c) if CHANNELS_LAST else ((c * R + r) * S + s)
-                taps = taps + (tl.load(p_w + o_w, mask=m_w, other=0.0),)
+                taps = taps + (tl.load(p_w + o_w, mask=m_w, other=0.0).to(SUM),)
             v = inside(w0 + s * dilation_w, W, MODE)
             m_v = (v >= 0) & (v < W)
             p_v = p_x + v * x_pixel + c * x_channel
@@ -122,12 +122,12 @@ def depthwise_kernel(
                 value = tl.load(p_v + o_h[i], mask=m_x & m_inside, other=0.0)
                 if MODE == "constant":
                     value = tl.where(m_inside, value, tl.full((1, 1, 1), PADDING_VALUE, SUM).to(value.dtype))
-                values = values + (value,)
+                values = values + (value.to(SUM),)
             added = ()
             for p in tl.static_range(ROWS):
                 total = sums[p]
                 for r in tl.static_range(R):
-                    total += values[p * STRIDE_H + r].to(SUM) * taps[r].to(SUM)
+                    total += values[p * STRIDE_H + r] * taps[r]
                 added = added + (total,)
             sums = added
 
@@ -243,13 +243,13 @@ class TritonDepthwise(TritonStrategy):
         p = problem
         columns, elements = columns_of(p), elements_of(p)
         filters = min(power_of_two(p.k // p.groups), max(1, 4 // elements))
-        num_warps = min(4, max(1, columns // 32)) if p.layout == "channels_last" else 4
+        num_warps = min(4, max(1, columns // 32)) if vector_of(p) > 1 else 4
         most = max(1, 32 * num_warps * elements // columns)
         tiles = []
         for rows in row_counts(p, elements, filters):
             lines = p.n * cdiv(p.p, rows) * (p.q if p.layout == "channels_last" else p.groups)
             tiles.append(Tile(rows, min(most, power_of_two(lines)), columns, filters, num_warps))
-        enough = [tile for tile in tiles if programs(tile, p) >= PROGRAMS]
+        enough = [tile for tile in tiles if programs(tile, p) * num_warps >= PROGRAMS * 4]
         default = enough[0] if enough else max(tiles, key=lambda tile: programs(tile, p))
         return distinct([tile._asdict() for tile in (default, *tiles)])
 
