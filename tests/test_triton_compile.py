@@ -33,6 +33,23 @@ conv.triton_implicit_gemm --dtype=bfloat16 --padding-mode=reflect --bias --activ
 conv.triton_implicit_gemm --padding-mode=circular --activation=tanh --dtype=float64 mb8ic64ih28oc64kh3ph1
 conv.triton_implicit_gemm --padding-mode=constant --padding-value=1 --activation=silu mb64ic128ih28oc128kh3ph1
 conv.triton_implicit_gemm --padding-mode=replicate --activation=relu g64mb8ic64ih28oc64kh3ph1
+conv.triton_direct --layout=channels_last mb8ic64ih28oc64kh3ph1
+conv.triton_direct --dtype=float16 mb8ic64ih56oc64kh3ph1
+conv.triton_direct --dtype=bfloat16 --layout=channels_last mb8ic3ih224oc64oh112kh7sh2ph3
+conv.triton_direct --padding-mode=constant --padding-value=1 --activation=tanh --bias mb65536ic64ih28oc64kh3ph1
+conv.triton_direct --dtype=float64 --padding-mode=reflect --activation=tanh mb8ic64ih28oc64kh3ph1
+conv.triton_direct --dtype=float64 --layout=channels_last --activation=gelu mb65536ic64ih28oc64kh3ph1
+conv.triton_depthwise --dtype=float16 --layout=channels_last g64mb32ic64ih56oc64kh3ph1
+conv.triton_depthwise --dtype=bfloat16 --layout=channels_last --bias --activation=silu g96mb32ic96ih112oc96oh56kh5sh2ph2
+conv.triton_depthwise --dtype=bfloat16 --layout=channels_last g96mb32ic96ih56oc96kh7ph3
+conv.triton_depthwise --layout=channels_last --bias --activation=relu g512mb32ic512ih14oc512kh3ph1
+conv.triton_depthwise --bias --activation=tanh g512mb32ic512ih14oc512kh3ph1
+conv.triton_depthwise --dtype=float16 --padding-mode=constant --padding-value=1 g64mb32ic64ih56oc64kh5ph2
+conv.triton_depthwise --dtype=float16 --padding-mode=reflect g64mb65536ic64ih56oc64kh3ph1
+conv.triton_depthwise --dtype=float64 --activation=gelu g64mb32ic64ih56oc64kh3ph1
+conv.triton_depthwise --dtype=float16 --layout=channels_last g32mb32ic128ih56oc128kh3ph1
+conv.triton_depthwise --padding-mode=circular g32mb65536ic128ih56oc128kh3ph1
+conv.triton_depthwise --layout=channels_last g64mb32ic64ih56oc128kh3ph2dh1
 pool.triton_max_pool --op=max_pool2d --dtype=float16 --layout=channels_last mb8ic64ih112oh56kh3sh2ph1
 pool.triton_max_pool --op=max_pool2d --return-indices mb8ic64ih112oh56kh3sh2ph1
 pool.triton_max_pool --op=max_pool2d --dtype=float16 --layout=channels_last --return-indices mb8ic64ih112oh56kh3sh2ph1
@@ -60,6 +77,7 @@ WIDE_LOADS = """
 conv.triton_implicit_gemm --dtype=float16 --layout=channels_last mb8ic128ih28oc128kh3ph1
 conv.triton_implicit_gemm --allow-tf32 --layout=channels_last mb8ic128ih28oc128kh3ph1
 conv.triton_implicit_gemm --dtype=float16 mb8ic128ih28oc128kh1
+conv.triton_direct --layout=channels_last mb8ic64ih28oc64kh3ph1
 pool.triton_max_pool --op=max_pool2d --dtype=float16 --layout=channels_last mb8ic64ih112oh56kh3sh2ph1
 pool.triton_avg_pool --op=avg_pool2d --dtype=float16 --layout=channels_last mb8ic64ih56kh2sh2
 rowwise.triton_softmax --op=softmax --dtype=bfloat16 16384x1000
@@ -69,6 +87,8 @@ rowwise.triton_softmax --op=softmax --axis=1 8x1000x28x28
 # One of each kernel, with sizes of 1 and multiples of 16, which Triton's launcher would compile specially if it might.
 LAUNCHED = """
 conv.triton_implicit_gemm --bias mb1ic1ih16oc16kh1
+conv.triton_direct --bias mb1ic1ih16oc16kh1
+conv.triton_depthwise --bias g16mb1ic16ih16oc16kh1
 pool.triton_max_pool --op=max_pool2d --return-indices mb1ic1ih16kh2sh2
 pool.triton_avg_pool --op=avg_pool2d mb1ic1ih16kh2sh2
 rowwise.triton_softmax --op=softmax 1x16

@@ -1,17 +1,16 @@
 """Direct convolution, the textbook's sums: for every filter tap and channel, one input times one weight is added.
 
 A program computes BLOCK_K filters x BLOCK_M output pixels of one group, on multiply-add units, never on tensor cores.
-Its threads hold all sums of that tile in registers, [BLOCK_K, BLOCK_M, BLOCK_C]: a sum for each of BLOCK_C channels at a
-time, which are added up at the end.  In each step BLOCK_C channels of BLOCK_M inputs meet those of BLOCK_K weights: an
-input serves all filters, a weight all pixels, and each multiply-add is one instruction.
+Its threads hold all sums of that tile in registers, [BLOCK_K, BLOCK_M, BLOCK_C]: a sum for each of BLOCK_C channels,
+which are added up at the end.  In each step BLOCK_C channels of BLOCK_M inputs meet those of BLOCK_K weights: an input
+serves all filters, a weight all pixels, and each multiply-add is one instruction.
 
-x (N,C,H,W), w (K,C/G,R,S) -> y (N,K,P,Q).  channels_last: BLOCK_C lanes lie along the channels, so that inputs and
-weights are both loaded as vectors of neighbours.  contiguous: lanes lie along the pixels, and BLOCK_C is 1 but for small
-problems, where threads share a sum.  Padding is arithmetic on addresses, once for each tap; bias and activation act on
-the sums.
+x (N,C,H,W), w (K,C/G,R,S) -> y (N,K,P,Q).  channels_last: lanes lie along the channels, so that inputs and weights are
+both loaded as vectors of neighbours.  contiguous: lanes lie along the pixels, and BLOCK_C is 1 but for small problems,
+where threads share a sum.  Padding is arithmetic on addresses, once for each tap; bias and activation act on the sums.
 
-There are fewer weights in a step, BLOCK_K x BLOCK_C, than threads in a program.  Triton lets each thread load for itself
-what it multiplies then; more it would hand round through shared memory, with two barriers in each step.
+There are fewer weights in a step, BLOCK_K x BLOCK_C, than threads in a program.  Then Triton lets each thread load for
+itself what it multiplies; more it would hand round through shared memory, with two barriers in each step.
 
 FLOPs: those of the direct algorithm, times the waste of tiles that hang over K, C or the pixels.
 Bytes: x once for every BLOCK_K filters and filter tap, w once for every BLOCK_M pixels, from L1 and L2 mostly; y once.
