@@ -84,6 +84,12 @@ rowwise.triton_softmax --op=softmax --dtype=bfloat16 16384x1000
 rowwise.triton_softmax --op=softmax --axis=1 8x1000x28x28
 """
 
+# Depthwise layers load single weights, and x for each filter column and input row 16 bytes at a time: so many loads.
+WIDE_ROWS = {
+    "conv.triton_depthwise --dtype=float16 --layout=channels_last g64mb32ic64ih56oc64kh3ph1": 3 * (4 + 2),
+    "conv.triton_depthwise --layout=channels_last --bias --activation=relu g512mb32ic512ih14oc512kh3ph1": 3 * (7 + 2),
+}
+
 # One of each kernel, with sizes of 1 and multiples of 16, which Triton's launcher would compile specially if it might.
 LAUNCHED = """
 conv.triton_implicit_gemm --bias mb1ic1ih16oc16kh1
@@ -132,6 +138,7 @@ def compile_all(capability):
                     "config": config,
                     "faults": compiled.faults(strategy.budget),
                     "loads": load_bytes(ptx),
+                    "wide_loads": len(re.findall(r"ld\.global\S*\.v4\.b32 ", ptx)),
                     "tensor_cores": "mma" in ptx,
                 }
             )
@@ -140,10 +147,11 @@ def compile_all(capability):
 
 def left_out(report):
     """The tiles of the table that no line leads to."""
-    from gpucnn.kernels.conv.triton_implicit_gemm import TILES
+    from gpucnn.kernels.conv import triton_direct, triton_implicit_gemm
 
-    tiles = {tuple(one["config"].values()) for one in report if one["line"].startswith("conv.triton_implicit_gemm")}
-    return [tile for row in TILES.values() for tile in row if tile not in tiles]
+    tiles = {tuple(one["config"].values()) for one in report if one["line"].startswith("conv.")}
+    tables = triton_implicit_gemm.TILES, triton_direct.TILES
+    return [tile for table in tables for row in table.values() for tile in row if tile not in tiles]
 
 
 class Driver:
@@ -206,11 +214,11 @@ def test_kernels_compile_for(capability):
     assert [one for one in compiled if one["faults"]] == []
     defaults = {one["line"]: one for one in reversed(compiled)}
     assert [defaults[line] for line in lines(WIDE_LOADS) if defaults[line]["loads"] != [16]] == []
-    strict = [one for one in compiled if one["line"].startswith("conv.triton_implicit_gemm mb8ic128")]
+    assert {line: defaults[line]["wide_loads"] for line in WIDE_ROWS} == WIDE_ROWS
+    without = ("conv.triton_implicit_gemm mb8ic128", "conv.triton_direct", "conv.triton_depthwise")
+    strict = [one for one in compiled if one["line"].startswith(without)]
     assert strict
     assert [one for one in strict if one["tensor_cores"]] == []
-    fast = [
-        one for one in compiled if "allow-tf32" in one["line"] or ("float16" in one["line"] and "conv" in one["line"])
-    ]
+    fast = [one for one in compiled if "implicit_gemm" in one["line"] and re.search("allow-tf32|float16", one["line"])]
     assert [one for one in fast if not one["tensor_cores"]] == []
     assert report["launched differently"] == []

@@ -114,15 +114,11 @@ def depthwise_kernel(
                 o_w = ((r * S + s) * C + c) if CHANNELS_LAST else ((c * R + r) * S + s)
                 taps += (tl.load(p_w + o_w, mask=m_w, other=0.0).to(SUM),)
             v = inside(w0 + s * dilation_w, W, MODE)
-            m_v = (v >= 0) & (v < W)
+            m_v = m_x & (v >= 0) & (v < W)
             p_v = p_x + v * x_pixel + c * x_channel
             values = ()  # [LINES, COLUMNS, 1] each
             for i in tl.static_range((ROWS - 1) * STRIDE_H + R):
-                m_inside = m_h[i] & m_v
-                value = tl.load(p_v + o_h[i], mask=m_x & m_inside, other=0.0)
-                if MODE == "constant":
-                    value = tl.where(m_inside, value, tl.full((1, 1, 1), PADDING_VALUE, SUM).to(value.dtype))
-                values += (value.to(SUM),)
+                values += (tl.load(p_v + o_h[i], mask=m_v & m_h[i], other=PADDING_VALUE).to(SUM),)
             added = ()
             for p in tl.static_range(ROWS):
                 total = sums[p]
@@ -229,7 +225,7 @@ def programs(tile: Tile, problem: ConvProblem) -> int:
 class TritonDepthwise(TritonStrategy):
     name = "triton_depthwise"
     operations = ("conv2d",)
-    budget = Budget(shared_bytes=16 << 10)
+    budget = Budget(shared_bytes=8 << 10)
 
     def limits(self, problem: ConvProblem, device: str) -> list[str]:
         if problem.c // problem.groups > MOST_CHANNELS:

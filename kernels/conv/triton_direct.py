@@ -58,14 +58,14 @@ TILES = {
     "channels_last": (
         Tile(4, 128, 32, 8),
         Tile(4, 64, 32, 8),
-        Tile(4, 32, 32, 8),
+        Tile(2, 64, 32, 8),
     ),
     "contiguous": (
         Tile(8, 512, 1, 4),
         Tile(8, 256, 1, 4),
         Tile(8, 128, 4, 4),
         Tile(8, 64, 8, 4),
-        Tile(8, 32, 8, 4),
+        Tile(4, 64, 8, 4),
     ),
 }
 
@@ -121,9 +121,10 @@ def direct_kernel(
             p_weight = p_w + (r * S + s) * w_tap
             for c in range(0, C, BLOCK_C):
                 m_c = o_c < C - c
-                value = tl.load(p_input + c * x_channel, mask=m_inside & m_c, other=0.0)  # [1, BLOCK_M, BLOCK_C]
-                if MODE == "constant":  # not where c is past the end: an infinite value times 0 would be NaN
-                    value = tl.where(m_inside | ~m_c, value, tl.full((1, 1, 1), PADDING_VALUE, SUM).to(value.dtype))
+                outside = 0.0
+                if MODE == "constant":  # but 0 where c is past the end, since infinity times a weight's 0 is NaN
+                    outside = tl.where(m_c, PADDING_VALUE, 0.0).to(x.dtype.element_ty)
+                value = tl.load(p_input + c * x_channel, mask=m_inside & m_c, other=outside)  # [1, BLOCK_M, BLOCK_C]
                 weight = tl.load(p_weight + c * w_channel, mask=m_k & m_c, other=0.0)  # [BLOCK_K, 1, BLOCK_C]
                 sums += value.to(SUM) * weight.to(SUM)
 
@@ -180,7 +181,7 @@ def programs(tile: Tile, problem: ConvProblem) -> int:
 class TritonDirect(TritonStrategy):
     name = "triton_direct"
     operations = ("conv2d",)
-    budget = Budget(shared_bytes=64 << 10)
+    budget = Budget(shared_bytes=8 << 10, spill_bytes=20, stack_bytes=24)
 
     def configs(self, problem: ConvProblem) -> list[dict[str, int]]:
         """Every tile of the layout; first the largest that still gives all multiprocessors work."""
