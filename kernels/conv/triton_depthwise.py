@@ -105,7 +105,7 @@ def depthwise_kernel(
         m_h += ((h >= 0) & (h < H),)  # rows below the last output's are not there in any mode
 
     sums = ()
-    for _ in tl.static_range(ROWS):
+    for _ in tl.static_range(ROWS):  # pyright: ignore[reportGeneralTypeIssues]
         sums += (tl.zeros((LINES, COLUMNS, FILTERS), SUM),)
     for c in range(C):
         for s in tl.static_range(S):
@@ -177,9 +177,9 @@ def row_counts(problem: ConvProblem, elements: int, filters: int) -> list[int]:
     """Output rows for a thread, the cheapest first: of what fits into registers, by instructions for an output.
 
     >>> from gpucnn.kernels.problem import parse
-    >>> line = "--dtype=float16 --layout=channels_last g64mb1ic64oc64kh3ph1ih"
-    >>> [row_counts(parse(line + size), 8, 1)[0] for size in ("7", "14", "28", "32")]
-    [4, 5, 4, 4]
+    >>> layer = parse("--layout=channels_last g64mb1ic64oc64ih14kh3ph1")
+    >>> row_counts(layer, 4, 1), row_counts(layer.replace(dtype="float16"), 8, 1)
+    ([7, 5, 4, 3, 6, 2, 1], [4, 3, 2, 1])
     """
     p = problem
     if p.dilation[0] != 1:
@@ -206,7 +206,7 @@ def columns_of(problem: ConvProblem) -> int:
 
     >>> from gpucnn.kernels.problem import parse
     >>> [columns_of(parse(f"--layout=channels_last g{c}mb1ic{c}oc{c}ih7kh3ph1")) for c in (3, 96, 144, 512)]
-    [4, 32, 16, 128]
+    [4, 32, 32, 128]
     """
     size = problem.groups if problem.layout == "channels_last" else problem.q
     sizes = [128, 64, 32, 16]

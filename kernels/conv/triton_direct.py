@@ -181,7 +181,7 @@ def programs(tile: Tile, problem: ConvProblem) -> int:
 class TritonDirect(TritonStrategy):
     name = "triton_direct"
     operations = ("conv2d",)
-    budget = Budget(shared_bytes=8 << 10, spill_bytes=20, stack_bytes=24)
+    budget = Budget(shared_bytes=8 << 10, spill_bytes=28, stack_bytes=24)
 
     def configs(self, problem: ConvProblem) -> list[dict[str, int]]:
         """Every tile of the layout; first the largest that still gives all multiprocessors work."""
