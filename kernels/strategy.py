@@ -33,6 +33,8 @@ STRATEGIES = (  # the folder's name, then the strategy's; in the order in which 
     "conv.triton_implicit_gemm",
     "conv.triton_implicit_gemm_tma",
     "conv.triton_stem",
+    "conv.triton_direct",
+    "conv.triton_depthwise",
     "pool.torch",
     "pool.numpy",
     "pool.cupy_max_pool",

@@ -90,6 +90,7 @@ GRIDS = {
     "triton_implicit_gemm_tma": BOXED,
     "triton_stem": STEM,
     "cupy_depthwise": DEPTHWISE,
+    "triton_depthwise": DEPTHWISE,
 }
 FEW = 100
 

@@ -25,10 +25,12 @@ pytest.importorskip("triton")
 pytestmark = pytest.mark.gpu
 
 MACHINE = Machine("cuda" if has_gpu() else "cpu")
-CONV, TMA, STEM, MAX, AVG, SOFTMAX = (
+CONV, DIRECT, DEPTHWISE, TMA, STEM, MAX, AVG, SOFTMAX = (
     load(entry)
     for entry in (
         "conv.triton_implicit_gemm",
+        "conv.triton_direct",
+        "conv.triton_depthwise",
         "conv.triton_implicit_gemm_tma",
         "conv.triton_stem",
         "pool.triton_max_pool",
@@ -64,6 +66,12 @@ CONFIGURED = [
     (STEM, "--allow-tf32 mb2ic3ih19oc66kh3sh2ph1"),
     (STEM, "mb1ic2ih23iw12oc66kh5kw3sh3sw1ph1pw0dh0dw1"),
     (STEM, "--dtype=float64 --layout=channels_last mb1ic4ih12oc66kh3"),
+    (DIRECT, "mb1ic6ih12iw13oc35kh3kw3ph1pw1"),
+    (DIRECT, "--layout=channels_last mb1ic36ih9oc7kh3ph1"),
+    (DIRECT, "--dtype=float64 --layout=channels_last g2mb2ic6ih9oc10kh3"),
+    (DEPTHWISE, "--dtype=float16 --layout=channels_last g40mb2ic40ih9oc40kh3ph1"),
+    (DEPTHWISE, "g5mb2ic5ih9iw14oc5kh3kw3sh2sw2ph1pw1"),
+    (DEPTHWISE, "--layout=channels_last g6mb1ic12ih9oc18kh3ph1"),
     (MAX, "--op=max_pool2d --return-indices --layout=channels_last mb2ic35ih9kh3sh2ph1"),
     (MAX, "--op=adaptive_max_pool2d --return-indices mb2ic37ih7oh1"),
     (AVG, "--op=avg_pool2d --count-include-pad=false mb2ic35ih9kh3sh2ph1"),
@@ -145,7 +153,19 @@ def planted(line, **values):
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 def test_convolution_of_nan_and_infinity(mode, value, layout):
     problem, arrays = planted(f"--layout={layout} mb2ic5ih7oc6kh3ph1", x={NAN: 1, INF: 2, -INF: 1}, w={INF: 2, -INF: 1})
-    found = judge(CONV, problem.replace(padding_mode=mode, padding_value=value), arrays)
+    problem = problem.replace(padding_mode=mode, padding_value=value)
+    for strategy in (CONV, DIRECT, DEPTHWISE):
+        found = judge(strategy, problem, arrays)
+        assert found.verdict == "PASSED", f"{strategy.name}: {found.message}"
+
+
+# The same for vectors of channels and for several rows of a thread, which hang over the last.
+@pytest.mark.parametrize(("mode", "value"), [("zeros", 0.0), ("replicate", 0.0), ("constant", INF)])
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_depthwise_convolution_of_nan_and_infinity(mode, value, layout):
+    line = f"--layout={layout} g8mb2ic8ih7oc8kh3ph1"
+    problem, arrays = planted(line, x={NAN: 1, INF: 2, -INF: 1}, w={INF: 2, -INF: 1})
+    found = judge(DEPTHWISE, problem.replace(padding_mode=mode, padding_value=value), arrays)
     assert found.verdict == "PASSED", found.message
 
 
@@ -212,6 +232,10 @@ def test_softmax_of_nan_and_infinity(op, dims):
         (CONV, "--layout=channels_last mb2ic16ih7oc8kh3ph1"),
         (STEM, "--bias --padding-mode=circular mb2ic3ih9oc8kh3sh2ph1"),
         (STEM, "--layout=channels_last mb2ic4ih9oc8kh3sh2"),
+        (DIRECT, "--bias --padding-mode=circular g2mb2ic6ih7oc8kh3ph1"),
+        (DIRECT, "--layout=channels_last mb2ic16ih7oc8kh3ph1"),
+        (DEPTHWISE, "--bias --padding-mode=circular g2mb2ic6ih7oc8kh3ph1"),
+        (DEPTHWISE, "--layout=channels_last g8mb2ic8ih7oc8kh3ph1"),
         (MAX, "--op=max_pool2d --return-indices mb2ic3ih9kh3sh2ph1"),
         (MAX, "--op=adaptive_max_pool2d --return-indices --layout=channels_last mb2ic3ih9oh2"),
         (AVG, "--op=avg_pool2d mb2ic3ih9kh3sh2ph1"),
@@ -219,7 +243,14 @@ def test_softmax_of_nan_and_infinity(op, dims):
     ],
 )
 def test_indices_of_64_bits(strategy, line, monkeypatch):
-    for name in ("conv.triton_implicit_gemm", "conv.triton_stem", "pool.triton_window", "rowwise.triton_softmax"):
+    for name in (
+        "conv.triton_implicit_gemm",
+        "conv.triton_direct",
+        "conv.triton_depthwise",
+        "conv.triton_stem",
+        "pool.triton_window",
+        "rowwise.triton_softmax",
+    ):
         monkeypatch.setattr(sys.modules[f"gpucnn.kernels.{name}"], "wide", lambda _: True)
     problem = parse(line)
     assert all(plan.arguments["WIDE"] for plan in strategy.steps(problem))
@@ -246,11 +277,12 @@ def test_more_than_2_to_the_31_elements(op, layout, in_place):
     problem = parse(f"--dtype=float16 --layout={layout} {op} mb3ic1ih32768{filters}kh1sh16384")
     x = mostly_zeros((3, 1, 32768, 32768))
     x[:, :, ::16384, ::16384] = torch.arange(1, 13, device=MACHINE.device).reshape(3, 1, 2, 2)
-    strategy = {"conv2d": CONV, "max_pool2d": MAX, "avg_pool2d": AVG}[problem.operation]
+    strategies = {"conv2d": (CONV, DIRECT, DEPTHWISE), "max_pool2d": (MAX,), "avg_pool2d": (AVG,)}[problem.operation]
     inputs = [x] if op else [x, torch.ones(1, 1, 1, 1, dtype=torch.float16, device=MACHINE.device)]
-    y = empty((3, 1, 2, 2), "float16", layout, "torch", (MACHINE.device, 0))
-    strategy.prepare(problem, MACHINE.device)(inputs, [y])
-    assert y.flatten().tolist() == list(range(1, 13))
+    for strategy in strategies:
+        y = empty((3, 1, 2, 2), "float16", layout, "torch", (MACHINE.device, 0))
+        strategy.prepare(problem, MACHINE.device)(inputs, [y])
+        assert y.flatten().tolist() == list(range(1, 13)), strategy.name
 
 
 # The last programs of a launch, of which each has its way to outputs whose offsets do not fit into 32 bits.
@@ -338,6 +370,18 @@ FAULTS = [
     (STEM, "tap % S * dilation_w", "tap % S", "mb1ic3ih9oc4kh3dh1"),
     (STEM, "p * STRIDE_H", "p", "--layout=channels_last mb1ic4ih9oc4kh3sh2"),
     (STEM, "(n * K * plane + pixel)", "pixel", "mb2ic3ih5oc4kh3"),
+    (DIRECT, "o_m < pixels", "o_m <= pixels", "--bias mb1ic3ih5oc4kh1ph1"),
+    (DIRECT, "o_k < K", "o_k < K - 1", "mb1ic3ih5oc4kh3"),
+    (DIRECT, "m_c = o_c < C - c", "m_c = o_c <= C - c", "--layout=channels_last mb1ic3ih5oc4kh3"),
+    (DIRECT, "(v < W)", "(v <= W)", "mb1ic3ih5oc4kh3ph1"),
+    (DIRECT, "range(0, C, BLOCK_C)", "range(0, BLOCK_C, BLOCK_C)", "mb1ic70ih5oc4kh1"),
+    (DIRECT, "group * C + o_c", "o_c", "g2mb1ic4ih5oc6kh3"),
+    (DEPTHWISE, "(line < lines)", "(line <= lines)", "g3mb1ic3ih5oc3kh3ph1"),
+    (DEPTHWISE, "(column < columns)", "(column < columns - 1)", "g3mb1ic3ih5oc3kh3ph1"),
+    (DEPTHWISE, "(p0 + p < P)", "(p0 + p <= P)", "g3mb1ic3ih5oc3kh3"),
+    (DEPTHWISE, "p * STRIDE_H + r]", "p + r]", "g3mb1ic3ih9oc3kh3sh2"),
+    (DEPTHWISE, "(h < H)", "(h <= H)", "--layout=channels_last g8mb1ic8ih5oc8kh3ph1"),
+    (DEPTHWISE, "c * x_channel", "0", "g3mb1ic6ih5oc6kh3"),
     (MAX, "value > best", "value >= best", "--op=max_pool2d --return-indices mb1ic3ih8kh3"),
     (MAX, "(v < w_end)", "(v <= w_end)", "--op=max_pool2d mb1ic3ih8kh3ph1"),
     (MAX, "(best == top)", "(best <= top)", "--op=max_pool2d --return-indices mb1ic3ih6kh6"),

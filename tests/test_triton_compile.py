@@ -47,6 +47,23 @@ conv.triton_stem --padding-mode=reflect --bias --activation=tanh mb32ic3ih224oc6
 conv.triton_stem --dtype=float64 --activation=tanh --layout=channels_last --padding-mode=constant --padding-value=1 mb32ic4ih224oc64kh3ph1
 conv.triton_stem --dtype=bfloat16 --padding-mode=circular --activation=silu mb32ic1ih224oc64kh5ph2dh1
 conv.triton_stem --dtype=float16 --layout=channels_last mb32768ic4ih224oc64oh111kh3sh2
+conv.triton_direct --layout=channels_last mb8ic64ih28oc64kh3ph1
+conv.triton_direct --dtype=float16 mb8ic64ih56oc64kh3ph1
+conv.triton_direct --dtype=bfloat16 --layout=channels_last mb8ic3ih224oc64oh112kh7sh2ph3
+conv.triton_direct --padding-mode=constant --padding-value=1 --activation=tanh --bias mb65536ic64ih28oc64kh3ph1
+conv.triton_direct --dtype=float64 --padding-mode=reflect --activation=tanh mb8ic64ih28oc64kh3ph1
+conv.triton_direct --dtype=float64 --layout=channels_last --activation=gelu mb65536ic64ih28oc64kh3ph1
+conv.triton_depthwise --dtype=float16 --layout=channels_last g64mb32ic64ih56oc64kh3ph1
+conv.triton_depthwise --dtype=bfloat16 --layout=channels_last --bias --activation=silu g96mb32ic96ih112oc96oh56kh5sh2ph2
+conv.triton_depthwise --dtype=bfloat16 --layout=channels_last g96mb32ic96ih56oc96kh7ph3
+conv.triton_depthwise --layout=channels_last --bias --activation=relu g512mb32ic512ih14oc512kh3ph1
+conv.triton_depthwise --bias --activation=tanh g512mb32ic512ih14oc512kh3ph1
+conv.triton_depthwise --dtype=float16 --padding-mode=constant --padding-value=1 g64mb32ic64ih56oc64kh5ph2
+conv.triton_depthwise --dtype=float16 --padding-mode=reflect g64mb65536ic64ih56oc64kh3ph1
+conv.triton_depthwise --dtype=float64 --activation=gelu g64mb32ic64ih56oc64kh3ph1
+conv.triton_depthwise --dtype=float16 --layout=channels_last g32mb32ic128ih56oc128kh3ph1
+conv.triton_depthwise --padding-mode=circular g32mb65536ic128ih56oc128kh3ph1
+conv.triton_depthwise --layout=channels_last g64mb32ic64ih56oc128kh3ph2dh1
 pool.triton_max_pool --op=max_pool2d --dtype=float16 --layout=channels_last mb8ic64ih112oh56kh3sh2ph1
 pool.triton_max_pool --op=max_pool2d --return-indices mb8ic64ih112oh56kh3sh2ph1
 pool.triton_max_pool --op=max_pool2d --dtype=float16 --layout=channels_last --return-indices mb8ic64ih112oh56kh3sh2ph1
@@ -74,11 +91,18 @@ WIDE_LOADS = """
 conv.triton_implicit_gemm --dtype=float16 --layout=channels_last mb8ic128ih28oc128kh3ph1
 conv.triton_implicit_gemm --allow-tf32 --layout=channels_last mb8ic128ih28oc128kh3ph1
 conv.triton_implicit_gemm --dtype=float16 mb8ic128ih28oc128kh1
+conv.triton_direct --layout=channels_last mb8ic64ih28oc64kh3ph1
 pool.triton_max_pool --op=max_pool2d --dtype=float16 --layout=channels_last mb8ic64ih112oh56kh3sh2ph1
 pool.triton_avg_pool --op=avg_pool2d --dtype=float16 --layout=channels_last mb8ic64ih56kh2sh2
 rowwise.triton_softmax --op=softmax --dtype=bfloat16 16384x1000
 rowwise.triton_softmax --op=softmax --axis=1 8x1000x28x28
 """
+
+# Depthwise layers load single weights, and x for each filter column and input row 16 bytes at a time: so many loads.
+WIDE_ROWS = {
+    "conv.triton_depthwise --dtype=float16 --layout=channels_last g64mb32ic64ih56oc64kh3ph1": 3 * (4 + 2),
+    "conv.triton_depthwise --layout=channels_last --bias --activation=relu g512mb32ic512ih14oc512kh3ph1": 3 * (7 + 2),
+}
 
 # One of each kernel, with sizes of 1 and multiples of 16, which Triton's launcher would compile specially if it might.
 LAUNCHED = """
@@ -88,6 +112,8 @@ conv.triton_implicit_gemm_tma --allow-tf32 --layout=channels_last mb16ic16ih32oc
 conv.triton_implicit_gemm_tma --dtype=float16 --layout=channels_last mb16ic24ih32oc16kh3sh2ph1dh1
 conv.triton_stem --bias mb1ic1ih16oc16kh1
 conv.triton_stem --dtype=float16 --layout=channels_last mb16ic4ih16oc16kh1
+conv.triton_direct --bias mb1ic1ih16oc16kh1
+conv.triton_depthwise --bias g16mb1ic16ih16oc16kh1
 pool.triton_max_pool --op=max_pool2d --return-indices mb1ic1ih16kh2sh2
 pool.triton_avg_pool --op=avg_pool2d mb1ic1ih16kh2sh2
 rowwise.triton_softmax --op=softmax 1x16
@@ -135,6 +161,7 @@ def compile_all(capability):
                     "stage": plan.stage,
                     "faults": compiled.faults(strategy.budget),
                     "loads": load_bytes(ptx),
+                    "wide_loads": len(re.findall(r"ld\.global\S*\.v4\.b32 ", ptx)),
                     "tensor_cores": "mma" in ptx,
                     "instructions": compiled.instructions if strategy.archs else None,
                 }
@@ -150,10 +177,14 @@ def is_boxed(instructions):
 
 def left_out(report):
     """The tiles of the table that no line leads to."""
-    from gpucnn.kernels.conv.triton_implicit_gemm import TILES
+    from gpucnn.kernels.conv import triton_direct, triton_implicit_gemm
 
-    tiles = {tuple(one["config"].values()) for one in report if one["line"].startswith("conv.triton_implicit_gemm ")}
-    return [tile for row in TILES.values() for tile in row if tile not in tiles]
+    left = []
+    for module in (triton_direct, triton_implicit_gemm):
+        own = f"conv.{module.strategy.name} "
+        tiles = {tuple(one["config"].values()) for one in report if one["line"].startswith(own)}
+        left += [tile for row in module.TILES.values() for tile in row if tile not in tiles]
+    return left
 
 
 class Driver:
@@ -216,14 +247,15 @@ def test_kernels_compile_for(capability):
     assert [one for one in compiled if one["faults"]] == []
     defaults = {one["line"]: one for one in reversed(compiled)}
     assert [defaults[line] for line in lines(WIDE_LOADS) if defaults[line]["loads"] != [16]] == []
+    assert {line: defaults[line]["wide_loads"] for line in WIDE_ROWS} == WIDE_ROWS
     boxed = [one for one in compiled if "_tma " in one["line"]]
     assert bool(boxed) == (capability == 90)
     assert [one for one in boxed if one["instructions"] is not None and not is_boxed(one["instructions"])] == []
-    strict = [one for one in compiled if one["line"].startswith("conv.triton_implicit_gemm mb8ic128")]
+    without = ("conv.triton_implicit_gemm mb8ic128", "conv.triton_direct", "conv.triton_depthwise")
+    strict = [one for one in compiled if one["line"].startswith(without)]
     assert strict
     assert [one for one in strict if one["tensor_cores"]] == []
-    fast = [
-        one for one in compiled if "allow-tf32" in one["line"] or ("float16" in one["line"] and "conv" in one["line"])
-    ]
-    assert [one for one in fast if not one["tensor_cores"] and one["stage"] != "pad"] == []
+    multiplied = re.compile(r"conv\.triton_(implicit_gemm|stem).*(allow-tf32|float16)")
+    fast = [one for one in compiled if multiplied.match(one["line"]) and one["stage"] != "pad"]
+    assert [one for one in fast if not one["tensor_cores"]] == []
     assert report["launched differently"] == []
