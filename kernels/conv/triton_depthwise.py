@@ -10,18 +10,18 @@ COLUMNS are groups, which lie side by side, LINES are the q of all images and ti
 FILTERS are those of a group: an input serves all of them.
 
 The filter taps of a channel lie side by side in memory, in both layouts; the lanes of a warp would each load eight
-strided taps for one vector of x.  So where there are such vectors, a program has no more threads than groups: then
-Triton lets each thread load the taps of one group, and hands them round through shared memory.
+strided taps for one vector of x.  So where there are such vectors, and 32 groups or more, a program has no more threads
+than groups: then Triton lets each thread load the taps of one group, and hands them round through shared memory.
 
 FLOPs: those of the direct algorithm, times the waste of tiles that hang over P, Q and G.  Bytes: x and y once, and w;
 from L2, x (ROWS*stride + R - stride) / (ROWS*stride) times for the rows that two tiles share, and a little more for the
 columns; from L1, S times that.
-Limits: memory bandwidth for channels_last; for contiguous 16-bit arrays and for large filters the number of
-instructions.  Dilated rows are not shared: each output row loads its own, R*S values in all.
+Limits: by their counts, memory bandwidth for 3x3 filters on channels_last arrays; the number of instructions for larger
+filters, and for contiguous arrays, where each element has an address and a mask.  Dilated rows are not shared: each
+output row loads its own, R*S values in all.  Several filters or channels in a group are loaded one by one.
 It does not take groups of more than MOST_CHANNELS channels.
 
-Source: oneDNN's and cuDNN's depthwise kernels are of this kind; the tile in registers is V. Volkov's, Better
-Performance at Lower Occupancy (GTC 2010).
+Source: V. Volkov, Better Performance at Lower Occupancy (GTC 2010), for outputs in registers.
 """
 
 from __future__ import annotations
@@ -105,10 +105,10 @@ def depthwise_kernel(
         m_h += ((h >= 0) & (h < H),)  # rows below the last output's are not there in any mode
 
     sums = ()
-    for _ in tl.static_range(ROWS):  # pyright: ignore[reportGeneralTypeIssues]
+    for _ in tl.static_range(ROWS):
         sums += (tl.zeros((LINES, COLUMNS, FILTERS), SUM),)
     for c in range(C):
-        for s in tl.static_range(S):
+        for s in tl.static_range(S):  # pyright: ignore[reportGeneralTypeIssues]
             taps = ()  # [1, COLUMNS, FILTERS] or [LINES, 1, FILTERS] each
             for r in tl.static_range(R):
                 o_w = ((r * S + s) * C + c) if CHANNELS_LAST else ((c * R + r) * S + s)
