@@ -26,6 +26,7 @@ STRATEGIES = (  # the folder's name, then the strategy's; in the order in which 
     "conv.cupy_direct",
     "conv.cupy_im2col_gemm",
     "conv.triton_implicit_gemm",
+    "conv.triton_im2col_gemm",
     "pool.torch",
     "pool.numpy",
     "pool.cupy_max_pool",
