@@ -5,6 +5,7 @@ Per group, with the reduction CRS = C/G*R*S and all pixels (n,p,q) of the batch 
     contiguous      y (K/G, pixels)  =  w (K/G, CRS)  @  columns (CRS, pixels)       columns [C*R*S, pixels]
     channels_last   y (pixels, K/G)  =  columns (pixels, CRS)  @  w (K/G, CRS).T     columns [pixels, G, R*S*C/G]
 
+and in TF32, which tensor cores read along the reduction alone, columns [pixels, G, C/G*R*S] for contiguous arrays too.
 The product writes y itself, bias and activation in its epilogue; in contiguous arrays a row of y's matrix lies in as
 many planes as there are images.  Rows of columns are filled up with zeros to 16 bytes, so that they can be copied so.
 A 1x1 filter with stride 1 and no padding has x itself as its columns, an image at a time where x is contiguous.
@@ -40,8 +41,8 @@ WORKSPACE_LIMIT = 1 << 30  # bytes
 L2_LIMIT = 24 << 20  # half of an H100's L2
 ELEMENTS = 16  # pixels of a cut are a multiple of it
 SPLIT_LENGTH = 64  # from this reduction on, the bound allows three TF32 products: see `precisions`
-BLOCK = 4096  # elements of a program's part of the columns
-NUM_WARPS = 4
+BLOCK = 4096  # elements of a program's part of the columns, 8 a thread
+NUM_WARPS = 16
 
 
 @triton.jit(
@@ -53,10 +54,13 @@ NUM_WARPS = 4
 def im2col_kernel(
     x, columns, first, count, pitch, groups, C, H, W, P, Q, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w,
     R: tl.constexpr, S: tl.constexpr, MODE: tl.constexpr, PADDING_VALUE: tl.constexpr, CHANNELS_LAST: tl.constexpr,
-    WIDE: tl.constexpr, C_VECTOR: tl.constexpr, PITCH_VECTOR: tl.constexpr,
+    BY_PIXEL: tl.constexpr, WIDE: tl.constexpr, C_VECTOR: tl.constexpr, PITCH_VECTOR: tl.constexpr,
     BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr,
 ):  # fmt: skip
-    """Columns of `count` pixels from `first` on; C is a group's, `pitch` a row's length, which is a group's d or pixels."""
+    """Columns of `count` pixels from `first` on, in rows of `pitch`: a pixel's and group's d BY_PIXEL, else a d's pixels.
+
+    C is that of one group.
+    """
     pid = tl.program_id(0)
     if WIDE:
         pid, first, C, H = pid.to(tl.int64), first.to(tl.int64), C.to(tl.int64), H.to(tl.int64)
@@ -64,9 +68,9 @@ def im2col_kernel(
     C = C // C_VECTOR * C_VECTOR
     pitch = pitch // PITCH_VECTOR * PITCH_VECTOR
     depth = C * R * S
-    height = groups * (pitch if CHANNELS_LAST else depth)
+    height = groups * (pitch if BY_PIXEL else depth)
     tiles_d = tl.cdiv(height, BLOCK_D)
-    if CHANNELS_LAST:
+    if BY_PIXEL:
         tile_m, tile_d = pid // tiles_d, pid % tiles_d
     else:
         tiles_m = tl.cdiv(pitch, BLOCK_M)
@@ -75,13 +79,14 @@ def im2col_kernel(
     o_m = tile_m * BLOCK_M + tl.arange(0, BLOCK_M)
     m_d, m_m = o_d < height, o_m < count
 
+    length = pitch if BY_PIXEL else depth
+    group, o_g = o_d // length, o_d % length
+    m_d &= o_g < depth
     if CHANNELS_LAST:
-        group, o_g = o_d // pitch, o_d % pitch
-        m_d &= o_g < depth
-        tap, c = (o_g // C)[:, None], group * C + o_g % C
+        tap, c = o_g // C, group * C + o_g % C
         x_pixel, x_channel = groups * C, 1
     else:
-        tap, c = (o_d % (R * S))[:, None], o_d // (R * S)
+        tap, c = o_g % (R * S), group * C + o_g // (R * S)
         x_pixel, x_channel = 1, H * W
     pixel = first + o_m
     n, p, q = pixel // Q // P, pixel // Q % P, pixel % Q
@@ -89,8 +94,8 @@ def im2col_kernel(
     if MODE != "none":
         h0 -= pad_h
         w0 -= pad_w
-    h = h0[None, :] + tap // S * dilation_h  # [BLOCK_D, BLOCK_M]
-    v = w0[None, :] + tap % S * dilation_w
+    h = h0[None, :] + (tap // S * dilation_h)[:, None]  # [BLOCK_D, BLOCK_M]
+    v = w0[None, :] + (tap % S * dilation_w)[:, None]
     m_x = m_d[:, None] & m_m[None, :]
     if MODE == "zeros" or MODE == "constant":
         m_inside = (h >= 0) & (h < H) & (v >= 0) & (v < W)
@@ -102,7 +107,7 @@ def im2col_kernel(
     if MODE == "constant":
         fill = tl.full((1, 1), PADDING_VALUE, tl.float64).to(value.dtype)
         value = tl.where(m_d[:, None] & m_m[None, :] & ~m_inside, fill, value)
-    if CHANNELS_LAST:
+    if BY_PIXEL:
         o_c, m_c = o_m[None, :] * (groups * pitch) + o_d[:, None], (o_d < height)[:, None] & m_m[None, :]
     else:
         o_c, m_c = o_d[:, None] * pitch + o_m[None, :], m_d[:, None] & (o_m < pitch)[None, :]
@@ -120,10 +125,15 @@ def rounded_up(problem: ConvProblem, elements: int) -> int:
     return cdiv(elements, 16 // DTYPES[problem.dtype]) * (16 // DTYPES[problem.dtype])
 
 
+def by_pixel(problem: ConvProblem) -> bool:
+    """Whether columns lie one beside the other, and not one tap of all pixels beside the next."""
+    return problem.layout == "channels_last" or problem.allow_tf32
+
+
 def column_elements(problem: ConvProblem) -> int:
     """Elements of one pixel's columns, of all groups."""
     length = problem.reduction_length()
-    return problem.groups * (rounded_up(problem, length) if problem.layout == "channels_last" else length)
+    return problem.groups * (rounded_up(problem, length) if by_pixel(problem) else length)
 
 
 def cuts(problem: ConvProblem, limit: int) -> list[tuple[int, int]]:
@@ -155,8 +165,12 @@ def product(problem: ConvProblem, first: int, count: int) -> Product:
         b = Matrices(array, p.dtype, lead=plane, outer=p.c * plane, inner=crs * plane)
         c = Matrices("y", p.dtype, lead=plane, outer=p.k * plane, inner=k * plane)
         return Product(k, plane, crs, w, b, c, outer=p.n, inner=p.groups, **epilogue)
-    pitch = rounded_up(p, count)
-    b = Matrices(array, p.dtype, lead=pitch, inner=crs * pitch, extent=pitch)
+    if by_pixel(p):
+        depth = rounded_up(p, crs)
+        b = Matrices(array, p.dtype, lead=p.groups * depth, inner=depth, by_column=True, extent=depth)
+    else:
+        pitch = rounded_up(p, count)
+        b = Matrices(array, p.dtype, lead=pitch, inner=crs * pitch, extent=pitch)
     c = Matrices("y", p.dtype, lead=plane, inner=k * plane)
     return Product(
         k, count, crs, w, b, c, inner=p.groups, first=first, plane=plane, plane_step=p.k * plane, **epilogue
@@ -165,12 +179,14 @@ def product(problem: ConvProblem, first: int, count: int) -> Product:
 
 def im2col_plan(problem: ConvProblem, first: int, count: int) -> Plan:
     """The launch that writes a round's columns."""
-    p, last = problem, problem.layout == "channels_last"
+    p, last, by_pixels = problem, problem.layout == "channels_last", by_pixel(problem)
     channels = p.c // p.groups
-    pitch = rounded_up(p, p.reduction_length() if last else count)
-    height, width = (p.groups * pitch, count) if last else (p.c * p.r * p.s, pitch)
-    block_d = min(BLOCK // 16 if last else 16, power_of_two(height))
-    block_m = min(BLOCK // block_d, power_of_two(width))
+    pitch = rounded_up(p, p.reduction_length() if by_pixels else count)
+    height, width = (p.groups * pitch, count) if by_pixels else (p.c * p.r * p.s, pitch)
+    most = 64 if by_pixels and not last else BLOCK // 8  # 64 pixels are read together, and 64 d written
+    row = min(most, power_of_two(height if by_pixels else width))
+    rows = min(BLOCK // row, power_of_two(width if by_pixels else height))
+    block_d, block_m = (row, rows) if by_pixels else (rows, row)
     padded = any(side > 0 for sides in p.padding_sides() for side in sides)
     arguments = {
         "first": first, "count": count, "pitch": pitch, "groups": p.groups, "C": channels,
@@ -178,7 +194,7 @@ def im2col_plan(problem: ConvProblem, first: int, count: int) -> Plan:
         "pad_h": p.padding[0], "pad_w": p.padding[1], "dilation_h": p.dilation[0], "dilation_w": p.dilation[1],
         "R": p.r, "S": p.s, "MODE": p.padding_mode if padded else "none",
         "PADDING_VALUE": torch.tensor(p.padding_value, dtype=getattr(torch, p.dtype)).item(), "CHANNELS_LAST": last,
-        "WIDE": is_wide(p, count), "C_VECTOR": vector(p, channels) if last else 1, "PITCH_VECTOR": vector(p, pitch),
+        "BY_PIXEL": by_pixels, "WIDE": is_wide(p, count), "C_VECTOR": vector(p, channels) if last else 1, "PITCH_VECTOR": vector(p, pitch),
         "BLOCK_D": block_d, "BLOCK_M": block_m,
     }  # fmt: skip
     grid = (cdiv(height, block_d) * cdiv(width, block_m),)
@@ -226,7 +242,7 @@ class TritonIm2colGemm(TritonStrategy):
             return {}
         limit = (config or self.configs(problem)[0])["workspace_limit"]
         most = max((count for _, count in cuts(problem, limit)), default=0)
-        if problem.layout == "contiguous":
+        if not by_pixel(problem):
             most = rounded_up(problem, most)
         return {"columns": (most * column_elements(problem), problem.dtype)}
 
