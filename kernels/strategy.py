@@ -27,6 +27,8 @@ STRATEGIES = (  # the folder's name, then the strategy's; in the order in which 
     "conv.cupy_im2col_gemm",
     "conv.triton_implicit_gemm",
     "conv.triton_im2col_gemm",
+    "conv.triton_winograd_f2x3",
+    "conv.triton_winograd_f4x3",
     "pool.torch",
     "pool.numpy",
     "pool.cupy_max_pool",

@@ -15,6 +15,7 @@ Limits: copies of 16 bytes need `vector` > 1, that is, extents and distances tha
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -96,6 +97,10 @@ class Matrices:
     inner: int = 0
     by_column: bool = False
     extent: int | None = None
+
+    def transposed(self) -> Matrices:
+        """The same memory, rows taken for columns."""
+        return dataclasses.replace(self, by_column=not self.by_column)
 
 
 @dataclass(frozen=True)

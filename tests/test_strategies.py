@@ -84,6 +84,8 @@ GRIDS = {
     "numpy_winograd_f2x3": in_float32(MINIMAL),
     "numpy_winograd_f4x3": in_float32(MINIMAL),
     "numpy_fft": in_float32(DENSE),
+    "triton_winograd_f2x3": MINIMAL,
+    "triton_winograd_f4x3": MINIMAL,
 }
 FEW = 100
 
