@@ -146,10 +146,12 @@ def gemm_kernel(
     if WIDE:
         pid, c_first, plane_step = pid.to(tl.int64), c_first.to(tl.int64), plane_step.to(tl.int64)
         a_lead, b_lead, c_lead = a_lead.to(tl.int64), b_lead.to(tl.int64), c_lead.to(tl.int64)
-    tiles_m, tiles_n = tl.cdiv(M, BLOCK_M), tl.cdiv(N, BLOCK_N)
+    tiles_m, tiles_n = (M + BLOCK_M - 1) // BLOCK_M, (N + BLOCK_N - 1) // BLOCK_N
     batch, tile = pid // (tiles_m * tiles_n), pid % (tiles_m * tiles_n)
     i, j = batch // inner, batch % inner
-    tile_m, tile_n = tl.swizzle2d(tile // tiles_n, tile % tiles_n, tiles_m, tiles_n, ROWS_TOGETHER)
+    above = tile // (ROWS_TOGETHER * tiles_n) * ROWS_TOGETHER
+    rows, tile = tl.minimum(tiles_m - above, ROWS_TOGETHER), tile % (ROWS_TOGETHER * tiles_n)
+    tile_m, tile_n = above + tile % rows, tile // rows
     o_m = tile_m * BLOCK_M + tl.arange(0, BLOCK_M)
     o_n = tile_n * BLOCK_N + tl.arange(0, BLOCK_N)
 
@@ -162,8 +164,8 @@ def gemm_kernel(
     m_a = (o_m < (a_extent if A_BY_COLUMN else M))[:, None]
     m_b = (o_n < (N if B_BY_COLUMN else b_extent))[None, :]
 
-    acc = tl.zeros((BLOCK_M, BLOCK_N), SUM)
-    for step in range(tl.cdiv(K, BLOCK_K)):
+    acc = tl.full((BLOCK_M, BLOCK_N), 0.0, SUM)
+    for step in range((K + BLOCK_K - 1) // BLOCK_K):
         o_k = step * BLOCK_K + tl.arange(0, BLOCK_K)
         m_ka = o_k < (K if A_BY_COLUMN else a_extent)
         m_kb = o_k < (b_extent if B_BY_COLUMN else K)
@@ -176,7 +178,8 @@ def gemm_kernel(
             acc += tl.load(bias + j * M + o_m, mask=o_m < M, other=0.0).to(SUM)[:, None]
         else:
             acc += tl.load(bias + j * N + o_n, mask=o_n < N, other=0.0).to(SUM)[None, :]
-    acc = activate(acc, ACTIVATION)
+    if ACTIVATION is not None:
+        acc = activate(acc, ACTIVATION)
     N = N // C_VECTOR * C_VECTOR
     o_c = o_n + c_first // C_VECTOR * C_VECTOR
     if PLANES:
@@ -212,9 +215,13 @@ def programs(tile: Tile, product: Product) -> int:
     return product.outer * product.inner * cdiv(product.m, tile.block_m) * cdiv(product.n, tile.block_n)
 
 
-def tiles(product: Product, precision: str) -> list[dict[str, Any]]:
-    """Tiles as configurations, largest first but for the default: the largest that gives all multiprocessors work."""
-    found = [fitted(tile, product) for tile in TILES[arithmetic(product.a.dtype, precision)]]
+def tiles(product: Product, precision: str, least: int = 0) -> list[dict[str, Any]]:
+    """Tiles as configurations, largest first but for the default: the largest that gives all multiprocessors work.
+
+    least  elements of the smallest tile, before it is fitted to the product
+    """
+    row = TILES[arithmetic(product.a.dtype, precision)]
+    found = [fitted(tile, product) for tile in row if tile.block_m * tile.block_n >= least]
     default = next((tile for tile in found if programs(tile, product) >= PROGRAMS), found[-1])
     return distinct([tile._asdict() for tile in (default, *found)])
 

@@ -44,7 +44,8 @@ WORKSPACE_LIMIT = 1 << 30  # bytes
 L2_LIMIT = 24 << 20  # half of an H100's L2
 TILES = 16  # tiles of a cut are a multiple of it
 VECTOR = 4  # channels of U and V, and tiles of M, are filled up to a multiple of it
-NUM_WARPS = 4
+NUM_WARPS = 16  # of a transform's program
+LEAST_TILE = 64 * 64  # of a product: there are so many of them that smaller ones are not needed
 
 # The matrices of `reference.winograd.cook_toom` for the points 0, 1, -1 (m = 2) and 0, 1, -1, 1/2, -2 (m = 4).
 MATRICES = {
@@ -137,10 +138,8 @@ def filter_kernel(
     """u [a, a, groups, pitch_k, pitch_c], zero beyond the K filters and C channels of a group."""
     pid = tl.program_id(0)
     if WIDE:
-        pid, C = pid.to(tl.int64), C.to(tl.int64)
+        pid, C, pitch_c = pid.to(tl.int64), C.to(tl.int64), pitch_c.to(tl.int64)
     size = groups * pitch_k * pitch_c
-    if WIDE:
-        size = size.to(tl.int64)
     o = pid * BLOCK + tl.arange(0, BLOCK)
     c, row = o % pitch_c, o // pitch_c
     k, group = row % pitch_k, row // pitch_k
@@ -176,6 +175,7 @@ def input_kernel(
     pid = tl.program_id(0)
     if WIDE:
         pid, first, C = pid.to(tl.int64), first.to(tl.int64), C.to(tl.int64)
+        H, pitch_t = H.to(tl.int64), pitch_t.to(tl.int64)
     C, pitch_c = C // C_VECTOR * C_VECTOR, pitch_c // VECTOR * VECTOR
     tiles_c = tl.cdiv(groups * pitch_c, BLOCK_C)
     o_t = pid // tiles_c * BLOCK_T + tl.arange(0, BLOCK_T)
@@ -242,6 +242,7 @@ def output_kernel(
     pid = tl.program_id(0)
     if WIDE:
         pid, first, K = pid.to(tl.int64), first.to(tl.int64), K.to(tl.int64)
+        P, pitch_t = P.to(tl.int64), pitch_t.to(tl.int64)
     K = K // K_VECTOR * K_VECTOR
     pitch_k, pitch_t = pitch_k // VECTOR * VECTOR, pitch_t // VECTOR * VECTOR
     tiles_k = tl.cdiv(groups * pitch_k, BLOCK_K)
@@ -359,7 +360,7 @@ class TritonWinograd(TritonStrategy):
         rounds, found = self.cuts(problem, WORKSPACE_LIMIT), []
         one = self.product(problem, rounds[0][1] if rounds else 0)
         for precision in precisions(problem):
-            for tile in triton_gemm.tiles(one, precision):
+            for tile in triton_gemm.tiles(one, precision, LEAST_TILE):
                 found.append({**tile, "precision": precision, "workspace_limit": WORKSPACE_LIMIT})
         if len(self.cuts(problem, self.filter_bytes(problem) + L2_LIMIT)) > 1:
             found.append({**found[0], "workspace_limit": self.filter_bytes(problem) + L2_LIMIT})
@@ -408,11 +409,16 @@ class TritonWinograd(TritonStrategy):
         largest = max(self.filter_bytes(problem), rounded_up(count) * self.tile_bytes(problem))
         return wide(problem) or largest // DTYPES[self.dtype(problem)] > 2**31 - 2**16
 
-    def block(self, last: int, other: int) -> tuple[int, int]:
-        """A transform's block: threads along the axis that memory has last, one number each for m = 4, two for m = 2."""
+    def block(self, channels: int, tiles: int, last: bool) -> tuple[int, int]:
+        """(channels, tiles) of a transform's block: for each thread one for m = 4, of which it holds 36 numbers, else two.
+
+        Threads lie along channels where these do in memory (`last`), else along tiles; and 16 channels then, which the
+        workspace has side by side.
+        """
         elements = 32 * NUM_WARPS * (2 if self.m == 2 else 1)
-        along = min(elements, power_of_two(last))
-        return along, min(elements // along, power_of_two(other))
+        along = min(128 if last else elements // 16, power_of_two(channels if last else tiles))
+        other = min(elements // along, power_of_two(tiles if last else channels))
+        return (along, other) if last else (other, along)
 
     def common(self, problem: ConvProblem) -> dict[str, Any]:
         """Arguments of every transform."""
@@ -426,7 +432,7 @@ class TritonWinograd(TritonStrategy):
     def filter_plan(self, problem: ConvProblem) -> Plan:
         p, (pitch_c, pitch_k) = problem, self.pitches(problem)
         elements = p.groups * pitch_c * pitch_k
-        block, _ = self.block(elements, 1)
+        block = min(32 * NUM_WARPS, power_of_two(elements))
         arguments = {
             **self.common(p), "C": p.c // p.groups, "K": p.k // p.groups, "pitch_c": pitch_c, "pitch_k": pitch_k,
             "WIDE": self.is_wide(p, 0), "BLOCK": block,
@@ -437,10 +443,7 @@ class TritonWinograd(TritonStrategy):
     def input_plan(self, problem: ConvProblem, first: int, count: int) -> Plan:
         p, (pitch_c, _), pitch_t, (down, across) = problem, self.pitches(problem), rounded_up(count), self.grid(problem)
         channels, last = p.c // p.groups, p.layout == "channels_last"
-        if last:
-            block_c, block_t = self.block(p.groups * pitch_c, pitch_t)
-        else:
-            block_t, block_c = self.block(pitch_t, p.groups * pitch_c)
+        block_c, block_t = self.block(p.groups * pitch_c, pitch_t, last)
         padded = any(side > 0 for sides in p.padding_sides() for side in sides)
         arguments = {
             **self.common(p), "first": first, "count": count, "pitch_t": pitch_t, "C": channels, "pitch_c": pitch_c,
@@ -456,10 +459,7 @@ class TritonWinograd(TritonStrategy):
     def output_plan(self, problem: ConvProblem, first: int, count: int) -> Plan:
         p, (_, pitch_k), pitch_t, (down, across) = problem, self.pitches(problem), rounded_up(count), self.grid(problem)
         filters, last = p.k // p.groups, p.layout == "channels_last"
-        if last:
-            block_k, block_t = self.block(p.groups * pitch_k, pitch_t)
-        else:
-            block_t, block_k = self.block(pitch_t, p.groups * pitch_k)
+        block_k, block_t = self.block(p.groups * pitch_k, pitch_t, last)
         arguments = {
             **self.common(p), "first": first, "count": count, "pitch_t": pitch_t, "K": filters, "pitch_k": pitch_k,
             "P": p.p, "Q": p.q, "down": down, "across": across, "ACTIVATION": p.activation,
