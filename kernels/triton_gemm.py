@@ -38,10 +38,10 @@ class Tile(NamedTuple):
     num_stages: int
 
 
-# By `arithmetic`; largest tile first.  All fit into an A100's 163 KB of shared memory.
+# By `arithmetic`; largest tile first.  All fit into an A100's 163 KB of shared memory, and none spills registers.
 TILES = {
     "16-bit": (
-        Tile(128, 256, 64, 8, 3),
+        Tile(128, 256, 32, 8, 4),
         Tile(128, 128, 64, 8, 3),
         Tile(64, 128, 64, 4, 4),
         Tile(64, 64, 64, 4, 4),
@@ -51,13 +51,13 @@ TILES = {
     "tf32": (
         Tile(128, 128, 32, 8, 4),
         Tile(64, 128, 32, 4, 4),
-        Tile(64, 64, 32, 4, 4),
-        Tile(32, 64, 32, 4, 4),
+        Tile(64, 64, 32, 8, 4),
+        Tile(64, 32, 32, 4, 4),
         Tile(32, 32, 32, 2, 4),
     ),
     "tf32x3": (
         Tile(128, 128, 32, 8, 3),
-        Tile(64, 128, 32, 4, 3),
+        Tile(64, 128, 32, 8, 3),
         Tile(64, 64, 32, 4, 3),
         Tile(32, 64, 32, 4, 3),
         Tile(32, 32, 32, 2, 3),
@@ -70,7 +70,7 @@ TILES = {
         Tile(32, 32, 16, 2, 3),
     ),
     "float64": (
-        Tile(64, 64, 16, 4, 3),
+        Tile(64, 64, 16, 8, 3),
         Tile(32, 64, 16, 4, 3),
         Tile(32, 32, 16, 2, 3),
     ),
@@ -109,7 +109,7 @@ class Product:
 
     bias       the name of an array of `inner` vectors, each along axis `bias_axis` of c; None for none
     first      where c's first matrix begins in its array
-    plane      columns that lie together, where c's lie in several planes, `plane_step` apart; then `first` counts columns
+    plane      columns that lie together, where c's lie in planes, `plane_step` apart; then `first` counts columns
     """
 
     m: int
@@ -171,7 +171,7 @@ def gemm_kernel(
         m_kb = o_k < (b_extent if B_BY_COLUMN else K)
         f = tl.load(p_a + (o_k * a_lead if A_BY_COLUMN else o_k)[None, :], mask=m_a & m_ka[None, :], other=0.0)
         g = tl.load(p_b + (o_k if B_BY_COLUMN else o_k * b_lead)[:, None], mask=m_b & m_kb[:, None], other=0.0)
-        acc = tl.dot(f, g, acc, input_precision=PRECISION, out_dtype=SUM)
+        acc = tl.dot(f, g, acc, input_precision=PRECISION, out_dtype=SUM)  # pyright: ignore[reportArgumentType]
 
     if bias is not None:
         if BIAS_AXIS == 0:
@@ -215,12 +215,24 @@ def programs(tile: Tile, product: Product) -> int:
     return product.outer * product.inner * cdiv(product.m, tile.block_m) * cdiv(product.n, tile.block_n)
 
 
+def sums(tile: Tile, dtype: str) -> int:
+    """Registers of a thread that hold a tile's sums.
+
+    >>> sums(Tile(128, 256, 32, 8, 4), "float16"), sums(Tile(64, 64, 16, 8, 3), "float64")
+    (128, 32)
+    """
+    return tile.block_m * tile.block_n * max(1, DTYPES[dtype] // 4) // (32 * tile.num_warps)
+
+
 def tiles(product: Product, precision: str, least: int = 0) -> list[dict[str, Any]]:
     """Tiles as configurations, largest first but for the default: the largest that gives all multiprocessors work.
 
     least  elements of the smallest tile, before it is fitted to the product
     """
     row = TILES[arithmetic(product.a.dtype, precision)]
+    if product.activation not in (None, "relu"):  # others need registers beside the sums
+        most = 32 if product.c.dtype == "float64" else 64
+        row = [tile for tile in row if sums(tile, product.c.dtype) <= most]
     found = [fitted(tile, product) for tile in row if tile.block_m * tile.block_n >= least]
     default = next((tile for tile in found if programs(tile, product) >= PROGRAMS), found[-1])
     return distinct([tile._asdict() for tile in (default, *found)])

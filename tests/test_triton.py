@@ -249,8 +249,11 @@ def split(x):
 # few terms leave the least; one product does not.  A GPU does so by itself.
 @pytest.mark.parametrize(
     ("strategy", "channels", "size", "kept"),
-    [(F2X3, 1, 30, True), (F2X3, 16, 12, True), (F2X3, 16, 12, False), (F4X3, 1, 30, True), (F4X3, 16, 12, True)]
-    + [(F4X3, 16, 12, False), (IM2COL, 64, 8, True), (IM2COL, 64, 8, False)],
+    [
+        *((strategy, channels, size, True) for strategy in (F2X3, F4X3) for channels, size in ((1, 30), (16, 12))),
+        *((strategy, 16, 12, False) for strategy in (F2X3, F4X3)),
+        *((IM2COL, 64, 8, kept) for kept in (True, False)),
+    ],
 )
 @pytest.mark.skipif(has_gpu(), reason="what is patched is the interpreter")
 def test_split_products_keep_the_bound(strategy, channels, size, kept, monkeypatch):

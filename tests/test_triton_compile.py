@@ -33,6 +33,22 @@ conv.triton_implicit_gemm --dtype=bfloat16 --padding-mode=reflect --bias --activ
 conv.triton_implicit_gemm --padding-mode=circular --activation=tanh --dtype=float64 mb8ic64ih28oc64kh3ph1
 conv.triton_implicit_gemm --padding-mode=constant --padding-value=1 --activation=silu mb64ic128ih28oc128kh3ph1
 conv.triton_implicit_gemm --padding-mode=replicate --activation=relu g64mb8ic64ih28oc64kh3ph1
+conv.triton_im2col_gemm mb64ic128ih28oc128kh3ph1
+conv.triton_im2col_gemm --allow-tf32 --layout=channels_last mb64ic128ih28oc128kh3ph1
+conv.triton_im2col_gemm --allow-tf32 mb64ic128ih28oc128kh1
+conv.triton_im2col_gemm --dtype=float16 --layout=channels_last mb64ic256ih28oc256kh3ph1
+conv.triton_im2col_gemm --dtype=bfloat16 --padding-mode=reflect --bias --activation=gelu mb64ic256ih28oc256kh3ph1
+conv.triton_im2col_gemm --dtype=float64 --padding-mode=circular --activation=tanh mb64ic128ih28oc128kh3ph1
+conv.triton_im2col_gemm --dtype=float16 --layout=channels_last --padding-mode=replicate mb8ic3ih224oc64oh112kh7sh2ph3
+conv.triton_im2col_gemm --bias --padding-mode=constant --padding-value=1 --activation=silu g64mb65536ic64ih28oc64kh3ph1
+conv.triton_winograd_f2x3 mb64ic128ih28oc128kh3ph1
+conv.triton_winograd_f2x3 --allow-tf32 --layout=channels_last --padding-mode=reflect --bias mb64ic128ih28oc128kh3ph1
+conv.triton_winograd_f2x3 --dtype=float64 --padding-mode=circular --activation=tanh mb64ic128ih28oc128kh3ph1
+conv.triton_winograd_f2x3 --dtype=float16 --layout=channels_last --padding-mode=constant mb65536ic64ih28oc64kh3ph1
+conv.triton_winograd_f4x3 mb64ic128ih28oc128kh3ph1
+conv.triton_winograd_f4x3 --allow-tf32 --layout=channels_last --padding-mode=constant --bias mb64ic128ih28oc128kh3ph1
+conv.triton_winograd_f4x3 --dtype=float64 --layout=channels_last --activation=tanh mb64ic128ih28oc128kh3ph1
+conv.triton_winograd_f4x3 --dtype=bfloat16 --padding-mode=replicate --activation=gelu mb65536ic64ih28oc64kh3ph1
 pool.triton_max_pool --op=max_pool2d --dtype=float16 --layout=channels_last mb8ic64ih112oh56kh3sh2ph1
 pool.triton_max_pool --op=max_pool2d --return-indices mb8ic64ih112oh56kh3sh2ph1
 pool.triton_max_pool --op=max_pool2d --dtype=float16 --layout=channels_last --return-indices mb8ic64ih112oh56kh3sh2ph1
@@ -55,11 +71,16 @@ rowwise.triton_softmax --op=softmax --axis=1 8x1000x28x28
 rowwise.triton_softmax --op=softmax 65536000x100
 """
 
-# Where all of x is to be loaded 16 bytes at a time, in the default configuration: what makes channels_last and long rows fast.
+# Where all of x, or of a stage of products, is to be loaded 16 bytes at a time, in the default configuration: what makes channels_last and long rows fast.
 WIDE_LOADS = """
 conv.triton_implicit_gemm --dtype=float16 --layout=channels_last mb8ic128ih28oc128kh3ph1
 conv.triton_implicit_gemm --allow-tf32 --layout=channels_last mb8ic128ih28oc128kh3ph1
 conv.triton_implicit_gemm --dtype=float16 mb8ic128ih28oc128kh1
+conv.triton_im2col_gemm mb64ic128ih28oc128kh3ph1
+conv.triton_im2col_gemm --allow-tf32 --layout=channels_last mb64ic128ih28oc128kh3ph1
+conv.triton_im2col_gemm --dtype=float16 --layout=channels_last mb64ic256ih28oc256kh3ph1
+conv.triton_winograd_f2x3 mb64ic128ih28oc128kh3ph1
+conv.triton_winograd_f4x3 mb64ic128ih28oc128kh3ph1
 pool.triton_max_pool --op=max_pool2d --dtype=float16 --layout=channels_last mb8ic64ih112oh56kh3sh2ph1
 pool.triton_avg_pool --op=avg_pool2d --dtype=float16 --layout=channels_last mb8ic64ih56kh2sh2
 rowwise.triton_softmax --op=softmax --dtype=bfloat16 16384x1000
@@ -69,6 +90,8 @@ rowwise.triton_softmax --op=softmax --axis=1 8x1000x28x28
 # One of each kernel, with sizes of 1 and multiples of 16, which Triton's launcher would compile specially if it might.
 LAUNCHED = """
 conv.triton_implicit_gemm --bias mb1ic1ih16oc16kh1
+conv.triton_im2col_gemm --bias mb1ic1ih16oc16kh3ph1
+conv.triton_winograd_f2x3 --bias mb1ic1ih16oc16kh3ph1
 pool.triton_max_pool --op=max_pool2d --return-indices mb1ic1ih16kh2sh2
 pool.triton_avg_pool --op=avg_pool2d mb1ic1ih16kh2sh2
 rowwise.triton_softmax --op=softmax 1x16
@@ -111,6 +134,7 @@ def compile_all(capability):
                     "line": line,
                     "config": config,
                     "faults": compiled.faults(strategy.budget),
+                    "multiplies": plan.stage in ("kernel", "gemm"),
                     "loads": load_bytes(ptx),
                     "tensor_cores": "mma" in ptx,
                 }
@@ -119,11 +143,16 @@ def compile_all(capability):
 
 
 def left_out(report):
-    """The tiles of the table that no line leads to."""
-    from gpucnn.kernels.conv.triton_implicit_gemm import TILES
+    """The tiles of the tables that no line leads to."""
+    from gpucnn.kernels import triton_gemm
+    from gpucnn.kernels.conv import triton_implicit_gemm
 
-    tiles = {tuple(one["config"].values()) for one in report if one["line"].startswith("conv.triton_implicit_gemm")}
-    return [tile for row in TILES.values() for tile in row if tile not in tiles]
+    tables = {"conv.triton_implicit_gemm": triton_implicit_gemm.TILES, "conv.triton_im2col_gemm": triton_gemm.TILES}
+    missing = []
+    for entry, table in tables.items():
+        tiles = {tuple(one["config"].values())[:5] for one in report if one["line"].startswith(entry)}
+        missing += [tile for row in table.values() for tile in row if tile not in tiles]
+    return missing
 
 
 class Driver:
@@ -168,6 +197,15 @@ if __name__ == "__main__":
     print(json.dumps({"compiled": compiled, "left out": left_out(compiled), "launched differently": different}))
 
 
+def on_tensor_cores(one):
+    """Whether a kernel is to multiply on tensor cores: TF32 and 16 bits, not strict float32; None where either is well."""
+    line, precision = one["line"], one["config"].get("precision")
+    if not line.startswith("conv.") or not one["multiplies"] or "--dtype=float64" in line:
+        return None
+    half = "float16" in line and "winograd" not in line  # whose products are of float32
+    return half or "--allow-tf32" in line or precision == "tf32x3"
+
+
 def test_every_strategy_is_compiled():
     compiled = {line.partition(" ")[0].partition(".")[2] for line in lines(COMPILED)}
     assert compiled == {name for name in names() if name.startswith("triton_")}
@@ -184,13 +222,8 @@ def test_kernels_compile_for(capability):
     compiled = report["compiled"]
     assert report["left out"] == []
     assert [one for one in compiled if one["faults"]] == []
-    defaults = {one["line"]: one for one in reversed(compiled)}
+    defaults = {one["line"]: one for one in reversed(compiled) if one["multiplies"]}
     assert [defaults[line] for line in lines(WIDE_LOADS) if defaults[line]["loads"] != [16]] == []
-    strict = [one for one in compiled if one["line"].startswith("conv.triton_implicit_gemm mb8ic128")]
-    assert strict
-    assert [one for one in strict if one["tensor_cores"]] == []
-    fast = [
-        one for one in compiled if "allow-tf32" in one["line"] or ("float16" in one["line"] and "conv" in one["line"])
-    ]
-    assert [one for one in fast if not one["tensor_cores"]] == []
+    assert {on_tensor_cores(one) for one in compiled} == {True, False, None}
+    assert [one for one in compiled if on_tensor_cores(one) not in (None, one["tensor_cores"])] == []
     assert report["launched differently"] == []

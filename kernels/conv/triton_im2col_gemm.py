@@ -1,4 +1,4 @@
-"""Convolution by im2col: a kernel writes each output pixel's window as a column, `triton_gemm` multiplies by the weights.
+"""Convolution by im2col: a kernel writes each output pixel's window as a column, `triton_gemm` multiplies by weights.
 
 Per group, with the reduction CRS = C/G*R*S and all pixels (n,p,q) of the batch side by side, in rows:
 
@@ -39,7 +39,7 @@ from ..triton_gemm import Matrices, Product, Tile
 
 WORKSPACE_LIMIT = 1 << 30  # bytes
 L2_LIMIT = 24 << 20  # half of an H100's L2
-ELEMENTS = 16  # pixels of a cut are a multiple of it
+ELEMENTS = 16  # of which a cut's pixels are a multiple
 SPLIT_LENGTH = 64  # from this reduction on, the bound allows three TF32 products: see `precisions`
 BLOCK = 4096  # elements of a program's part of the columns, 8 a thread
 NUM_WARPS = 16
@@ -57,7 +57,7 @@ def im2col_kernel(
     BY_PIXEL: tl.constexpr, WIDE: tl.constexpr, C_VECTOR: tl.constexpr, PITCH_VECTOR: tl.constexpr,
     BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr,
 ):  # fmt: skip
-    """Columns of `count` pixels from `first` on, in rows of `pitch`: a pixel's and group's d BY_PIXEL, else a d's pixels.
+    """Columns of `count` pixels from `first` on, in rows of `pitch`: a pixel's and group's d BY_PIXEL, else d's pixels.
 
     C is that of one group.
     """
@@ -137,7 +137,7 @@ def column_elements(problem: ConvProblem) -> int:
 
 
 def cuts(problem: ConvProblem, limit: int) -> list[tuple[int, int]]:
-    """(first pixel, pixels) of each round, such that columns take at most `limit` bytes, but not fewer than ELEMENTS."""
+    """(first pixel, pixels) of each round: columns take at most `limit` bytes; but ELEMENTS pixels at least."""
     p, pixels = problem, problem.n * problem.p * problem.q
     if not pixels:
         return []
@@ -194,7 +194,8 @@ def im2col_plan(problem: ConvProblem, first: int, count: int) -> Plan:
         "pad_h": p.padding[0], "pad_w": p.padding[1], "dilation_h": p.dilation[0], "dilation_w": p.dilation[1],
         "R": p.r, "S": p.s, "MODE": p.padding_mode if padded else "none",
         "PADDING_VALUE": torch.tensor(p.padding_value, dtype=getattr(torch, p.dtype)).item(), "CHANNELS_LAST": last,
-        "BY_PIXEL": by_pixels, "WIDE": is_wide(p, count), "C_VECTOR": vector(p, channels) if last else 1, "PITCH_VECTOR": vector(p, pitch),
+        "BY_PIXEL": by_pixels, "WIDE": is_wide(p, count),
+        "C_VECTOR": vector(p, channels) if last else 1, "PITCH_VECTOR": vector(p, pitch),
         "BLOCK_D": block_d, "BLOCK_M": block_m,
     }  # fmt: skip
     grid = (cdiv(height, block_d) * cdiv(width, block_m),)

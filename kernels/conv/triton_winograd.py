@@ -1,4 +1,4 @@
-"""Winograd convolution F(m x m, 3 x 3) in Triton, in four stages, for `triton_winograd_f2x3` and `triton_winograd_f4x3`.
+"""Winograd convolution F(m x m, 3 x 3) in Triton, in four stages: of `triton_winograd_f2x3` and `triton_winograd_f4x3`.
 
     filter   U = G w G.T    [a, a, G, K/G, C/G]        a = m + 2
     input    V = BT d B     [a, a, G, tiles, C/G]      d: the a x a inputs of a tile, which overlap its neighbours' by 2
@@ -6,9 +6,9 @@
     output   y = AT M A, with bias and activation
 
 A transform's program holds a block of tiles and channels, each thread the a x a numbers of one: the small matrices are
-unrolled, their zeros and ones cost nothing.  Padding of every mode is arithmetic on the input tiles' addresses.  The a*a
-products over channels are `triton_gemm`'s; their operands are read along channels, which are filled up with zeros to
-four, so that every load is of 16 bytes.
+unrolled, their zeros and ones cost nothing.  Padding of every mode is arithmetic on the input tiles' addresses.  The
+a*a products over channels are `triton_gemm`'s; their operands are read along channels, which are filled up with zeros
+to a multiple of four, so that every load is of 16 bytes.
 Where V and M would take more than `workspace_limit`, the tiles are cut, and all stages but the first repeat; V and M
 that fit into the L2 cache may never leave it.
 
@@ -23,6 +23,8 @@ Limits: that traffic, where C and K are small: below about 128 channels memory i
 Source: A. Lavin, S. Gray, Fast Algorithms for Convolutional Neural Networks (2015); for the points of m = 4, 0, 1, -1,
 1/2, -2, B. Barabasz et al., Error Analysis and Improving the Accuracy of Winograd Convolution (2018).
 """
+
+# ruff: noqa: RUF005 (Triton does not compile `(*row, block)`)
 
 from __future__ import annotations
 
@@ -100,9 +102,9 @@ def entry(matrix, m, i, j):
 def times(MATRIX: tl.constexpr, M: tl.constexpr, v):
     """matrix @ v, for a tuple v of blocks."""
     product = ()
-    for i in tl.static_range(height(MATRIX, M)):
+    for i in tl.static_range(height(MATRIX, M)):  # pyright: ignore[reportGeneralTypeIssues]
         total = None
-        for j in tl.static_range(width(MATRIX, M)):
+        for j in tl.static_range(width(MATRIX, M)):  # pyright: ignore[reportGeneralTypeIssues]
             if entry(MATRIX, M, i, j) != 0:
                 if total is None:
                     total = v[j] * entry(MATRIX, M, i, j)
@@ -116,15 +118,15 @@ def times(MATRIX: tl.constexpr, M: tl.constexpr, v):
 def both_sides(MATRIX: tl.constexpr, M: tl.constexpr, d):
     """matrix @ d @ matrix.T, for a tuple d of rows, which are tuples of blocks."""
     columns = ()
-    for j in tl.static_range(width(MATRIX, M)):
+    for j in tl.static_range(width(MATRIX, M)):  # pyright: ignore[reportGeneralTypeIssues]
         column = ()
-        for i in tl.static_range(width(MATRIX, M)):
+        for i in tl.static_range(width(MATRIX, M)):  # pyright: ignore[reportGeneralTypeIssues]
             column = column + (d[i][j],)
         columns = columns + (times(MATRIX, M, column),)
     product = ()
-    for i in tl.static_range(height(MATRIX, M)):
+    for i in tl.static_range(height(MATRIX, M)):  # pyright: ignore[reportGeneralTypeIssues]
         row = ()
-        for j in tl.static_range(width(MATRIX, M)):
+        for j in tl.static_range(width(MATRIX, M)):  # pyright: ignore[reportGeneralTypeIssues]
             row = row + (columns[j][i],)
         product = product + (times(MATRIX, M, row),)
     return product
@@ -150,14 +152,14 @@ def filter_kernel(
     else:
         p_w = w + ((group * K + k) * C + c) * 9
     d = ()
-    for i in tl.static_range(3):
+    for i in tl.static_range(3):  # pyright: ignore[reportGeneralTypeIssues]
         line = ()
-        for j in tl.static_range(3):
+        for j in tl.static_range(3):  # pyright: ignore[reportGeneralTypeIssues]
             line = line + (tl.load(p_w + (i * 3 + j) * tap, mask=mask, other=0.0).to(SUM),)
         d = d + (line,)
     t = both_sides("G", M, d)
-    for i in tl.static_range(M + 2):
-        for j in tl.static_range(M + 2):
+    for i in tl.static_range(M + 2):  # pyright: ignore[reportGeneralTypeIssues]
+        for j in tl.static_range(M + 2):  # pyright: ignore[reportGeneralTypeIssues]
             tl.store(u + (i * (M + 2) + j) * size + o, t[i][j], mask=o < size)
 
 
@@ -193,7 +195,7 @@ def input_kernel(
     p_x = x + tile // across // down * (groups * C * H * W) + (group * C + c) * x_channel
 
     d = ()
-    for i in tl.static_range(M + 2):
+    for i in tl.static_range(M + 2):  # pyright: ignore[reportGeneralTypeIssues]
         h = h0 + i
         m_h = m_t & (h < P + 2)
         if MODE != "none":
@@ -203,7 +205,7 @@ def input_kernel(
         else:
             h = inside(h, H, MODE)
         row = ()
-        for j in tl.static_range(M + 2):
+        for j in tl.static_range(M + 2):  # pyright: ignore[reportGeneralTypeIssues]
             s = w0 + j
             mask = m_h & (s < Q + 2)
             if MODE != "none":
@@ -225,8 +227,8 @@ def input_kernel(
 
     p_v = v + (group * pitch_t + o_t) * pitch_c + c
     mask = (o_t < pitch_t) & (group < groups)
-    for i in tl.static_range(M + 2):
-        for j in tl.static_range(M + 2):
+    for i in tl.static_range(M + 2):  # pyright: ignore[reportGeneralTypeIssues]
+        for j in tl.static_range(M + 2):  # pyright: ignore[reportGeneralTypeIssues]
             tl.store(p_v + (i * (M + 2) + j) * (groups * pitch_t * pitch_c), t[i][j], mask=mask)
 
 
@@ -238,7 +240,7 @@ def output_kernel(
     M: tl.constexpr, ACTIVATION: tl.constexpr, CHANNELS_LAST: tl.constexpr, WIDE: tl.constexpr,
     K_VECTOR: tl.constexpr, VECTOR: tl.constexpr, SUM: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """y of `count` tiles from `first` on; m [a, a, groups, pitch_t, pitch_k] CHANNELS_LAST, else pitch_k before pitch_t."""
+    """y of `count` tiles from `first` on; m [a, a, groups, pitch_t, pitch_k] CHANNELS_LAST, else pitch_k first."""
     pid = tl.program_id(0)
     if WIDE:
         pid, first, K = pid.to(tl.int64), first.to(tl.int64), K.to(tl.int64)
@@ -262,9 +264,9 @@ def output_kernel(
         y_pixel, y_filter = 1, P * Q
     k += group * K
     d = ()
-    for i in tl.static_range(M + 2):
+    for i in tl.static_range(M + 2):  # pyright: ignore[reportGeneralTypeIssues]
         row = ()
-        for j in tl.static_range(M + 2):
+        for j in tl.static_range(M + 2):  # pyright: ignore[reportGeneralTypeIssues]
             row = row + (tl.load(p_m + (i * (M + 2) + j) * (groups * pitch_t * pitch_k), mask=mask, other=0.0),)
         d = d + (row,)
     t = both_sides("AT", M, d)
@@ -274,8 +276,8 @@ def output_kernel(
     p_y = y + tile // across // down * (groups * K * P * Q) + k * y_filter
     if b is not None:
         bias = tl.load(b + k, mask=(o_k // pitch_k < groups) & (o_k % pitch_k < K), other=0.0).to(SUM)
-    for i in tl.static_range(M):
-        for j in tl.static_range(M):
+    for i in tl.static_range(M):  # pyright: ignore[reportGeneralTypeIssues]
+        for j in tl.static_range(M):  # pyright: ignore[reportGeneralTypeIssues]
             value = t[i][j]
             if b is not None:
                 value += bias
@@ -410,7 +412,7 @@ class TritonWinograd(TritonStrategy):
         return wide(problem) or largest // DTYPES[self.dtype(problem)] > 2**31 - 2**16
 
     def block(self, channels: int, tiles: int, last: bool) -> tuple[int, int]:
-        """(channels, tiles) of a transform's block: for each thread one for m = 4, of which it holds 36 numbers, else two.
+        """(channels, tiles) of a transform's block: a thread has one of m = 4, of which it holds 36 numbers, else two.
 
         Threads lie along channels where these do in memory (`last`), else along tiles; and 16 channels then, which the
         workspace has side by side.
