@@ -91,6 +91,8 @@ GRIDS = {
     "triton_stem": STEM,
     "cupy_depthwise": DEPTHWISE,
     "triton_depthwise": DEPTHWISE,
+    "triton_winograd_f2x3": MINIMAL,
+    "triton_winograd_f4x3": MINIMAL,
 }
 FEW = 100
 

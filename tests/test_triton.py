@@ -19,24 +19,31 @@ from gpucnn.bench.validate import validate
 from gpucnn.kernels import parse
 from gpucnn.kernels.arrays import empty, has_gpu
 from gpucnn.kernels.strategy import load
+from gpucnn.reference.winograd import POINTS, cook_toom
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
 pytestmark = pytest.mark.gpu
 
 MACHINE = Machine("cuda" if has_gpu() else "cpu")
-CONV, DIRECT, DEPTHWISE, TMA, STEM, MAX, AVG, SOFTMAX = (
-    load(entry)
-    for entry in (
-        "conv.triton_implicit_gemm",
-        "conv.triton_direct",
-        "conv.triton_depthwise",
-        "conv.triton_implicit_gemm_tma",
-        "conv.triton_stem",
-        "pool.triton_max_pool",
-        "pool.triton_avg_pool",
-        "rowwise.triton_softmax",
+CONV, DIRECT, DEPTHWISE, IM2COL, TMA, F2X3, F4X3, STEM = (
+    load(f"conv.triton_{name}")
+    for name in (
+        "implicit_gemm",
+        "direct",
+        "depthwise",
+        "im2col_gemm",
+        "implicit_gemm_tma",
+        "winograd_f2x3",
+        "winograd_f4x3",
+        "stem",
     )
+)
+MAX, AVG, SOFTMAX = (
+    load(entry) for entry in ("pool.triton_max_pool", "pool.triton_avg_pool", "rowwise.triton_softmax")
+)
+triton_gemm, triton_winograd = (
+    sys.modules[f"gpucnn.kernels.{name}"] for name in ("triton_gemm", "conv.triton_winograd")
 )
 INF, NAN = np.inf, np.nan
 
@@ -72,6 +79,17 @@ CONFIGURED = [
     (DEPTHWISE, "--dtype=float16 --layout=channels_last g40mb2ic40ih9oc40kh3ph1"),
     (DEPTHWISE, "g5mb2ic5ih9iw14oc5kh3kw3sh2sw2ph1pw1"),
     (DEPTHWISE, "--layout=channels_last g6mb1ic12ih9oc18kh3ph1"),
+    (IM2COL, "mb1ic9ih9iw10oc70kh3kw3ph1pw1"),
+    (IM2COL, "--allow-tf32 --bias g2mb2ic10ih6oc66kh3ph1"),
+    (IM2COL, "--layout=channels_last mb1ic37ih9oc33kh1"),
+    (IM2COL, "--dtype=float16 --layout=channels_last mb1ic5ih12iw13oc70kh3kw3"),
+    (IM2COL, "--dtype=bfloat16 --bias --activation=silu mb2ic17ih9oc70kh1"),
+    (IM2COL, "--dtype=float64 g2mb1ic6ih9oc66kh3"),
+    (F2X3, "--bias mb1ic20ih11iw12oc70kh3kw3ph1pw1"),
+    (F2X3, "--dtype=float16 --layout=channels_last mb2ic5ih13oc66kh3ph1"),
+    (F4X3, "--layout=channels_last --activation=gelu mb1ic20ih27iw29oc70kh3kw3ph1pw1"),
+    (F4X3, "--allow-tf32 mb1ic17ih12iw13oc66kh3kw3ph1pw1"),
+    (F4X3, "--dtype=float64 g2mb1ic6ih9oc34kh3"),
     (MAX, "--op=max_pool2d --return-indices --layout=channels_last mb2ic35ih9kh3sh2ph1"),
     (MAX, "--op=adaptive_max_pool2d --return-indices mb2ic37ih7oh1"),
     (AVG, "--op=avg_pool2d --count-include-pad=false mb2ic35ih9kh3sh2ph1"),
@@ -151,12 +169,11 @@ def planted(line, **values):
 # Infinite weights meet the padding's zeros, and must not meet what lies beyond the reduction's end.
 @pytest.mark.parametrize(("mode", "value"), [("zeros", 0.0), ("reflect", 0.0), ("constant", INF)])
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
-def test_convolution_of_nan_and_infinity(mode, value, layout):
+@pytest.mark.parametrize("strategy", [CONV, DIRECT, DEPTHWISE, IM2COL], ids=lambda strategy: strategy.name)
+def test_convolution_of_nan_and_infinity(strategy, mode, value, layout):
     problem, arrays = planted(f"--layout={layout} mb2ic5ih7oc6kh3ph1", x={NAN: 1, INF: 2, -INF: 1}, w={INF: 2, -INF: 1})
-    problem = problem.replace(padding_mode=mode, padding_value=value)
-    for strategy in (CONV, DIRECT, DEPTHWISE):
-        found = judge(strategy, problem, arrays)
-        assert found.verdict == "PASSED", f"{strategy.name}: {found.message}"
+    found = judge(strategy, problem.replace(padding_mode=mode, padding_value=value), arrays)
+    assert found.verdict == "PASSED", found.message
 
 
 # The same for vectors of channels and for several rows of a thread, which hang over the last.
@@ -224,6 +241,112 @@ def test_softmax_of_nan_and_infinity(op, dims):
     assert found.verdict == "PASSED", found.message
 
 
+# Workspaces so small that pixels and tiles are cut: in the midst of images, with a rest, at least 16 at a time.
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("line", ["--bias g2mb3ic6ih7iw9oc10kh3kw3ph1pw1", "--allow-tf32 mb2ic33ih11oc5kh3"])
+@pytest.mark.parametrize("strategy", [IM2COL, F2X3, F4X3], ids=lambda strategy: strategy.name)
+def test_rounds_of_a_cut_batch(strategy, line, layout, monkeypatch):
+    problem = parse(line, layout=layout)
+    config = {**strategy.configs(problem)[0], "workspace_limit": 30 << 10}
+    monkeypatch.setattr(strategy, "configs", lambda _: [config])
+    stages = [plan.stage for plan in strategy.steps(problem)]
+    assert set(stages) == set(strategy.stages)
+    assert stages.count("gemm") > 1
+    found = judge(strategy, problem)
+    assert found.verdict == "PASSED", found.message
+
+
+def test_workspaces_keep_within_their_limit():
+    for strategy in (IM2COL, F2X3, F4X3):
+        for layout in ("contiguous", "channels_last"):
+            problem = parse("mb256ic64ih112oc128kh3ph1", layout=layout)
+            assert 0.9 * 2**30 < strategy.workspace_bytes(problem) <= 2**30
+            smaller = strategy.workspace(problem, **strategy.configs(problem)[-1])
+            assert 4 * sum(elements for elements, _ in smaller.values()) <= 26 << 20
+
+
+def test_transformed_filters_too_large_for_the_workspace():
+    (reason,) = F4X3.unsupported(parse("mb1ic4096ih7oc4096kh3ph1"), "cpu")
+    assert reason.startswith("Transformed filters and 16 tiles take")
+
+
+# All four orders of memory, batches in two levels, rows that may be read beyond the product, bias along both axes, and
+# columns in several planes.  Around every matrix stands NaN, in a and b and before the launch in c.
+@pytest.mark.parametrize("a_by_column", [False, True])
+@pytest.mark.parametrize("b_by_column", [False, True])
+@pytest.mark.parametrize(("bias_axis", "plane"), [(0, None), (1, None), (0, 7)])
+def test_products_of_matrices_anywhere(a_by_column, b_by_column, bias_axis, plane):
+    m, n, k, outer, inner = 37, 21, 19, 2, 3
+    rng = np.random.default_rng(0)
+    values = {name: rng.integers(-3, 4, (outer, inner, *size)) for name, size in {"a": (m, k), "b": (k, n)}.items()}
+    bias = rng.integers(-3, 4, (inner, m if bias_axis == 0 else n))
+
+    def placed(name, rows, columns, by_column):
+        lead, lines = (rows, columns) if by_column else (columns, rows)
+        array = np.full((outer, inner, lines + 1, lead + 5), NAN, np.float32)
+        array[:, :, :lines, :lead] = values[name].swapaxes(2, 3) if by_column else values[name]
+        steps = [stride // 4 for stride in array.strides]
+        return array, triton_gemm.Matrices(name, "float32", steps[2], steps[0], steps[1], by_column)
+
+    (a, a_matrices), (b, b_matrices) = placed("a", m, k, a_by_column), placed("b", k, n, b_by_column)
+    planes = 1 if plane is None else n // plane
+    c = np.full((planes, outer, inner, m, n // planes), NAN, np.float32)
+    c_matrices = triton_gemm.Matrices("c", "float32", n // planes, inner * m * n // planes, m * n // planes)
+    product = triton_gemm.Product(
+        *(m, n, k, a_matrices, b_matrices, c_matrices, outer, inner),
+        bias="bias", bias_axis=bias_axis, activation="relu", plane=plane, plane_step=c[0].size,
+    )  # fmt: skip
+    plan = triton_gemm.plan(product, triton_gemm.Tile(16, 16, 16, 4, 2), "ieee", wide=False)
+    arrays = {"a": a, "b": b, "c": c, "bias": bias.astype(np.float32)}
+    tensors = {name: torch.tensor(array, device=MACHINE.device) for name, array in arrays.items()}
+    plan(**tensors)
+    wide = bias[:, :, None] if bias_axis == 0 else bias[:, None, :]
+    expected = np.maximum(values["a"] @ values["b"] + wide, 0).reshape(outer, inner, m, planes, n // planes)
+    np.testing.assert_array_equal(tensors["c"].cpu().numpy(), expected.transpose(3, 0, 1, 2, 4))
+
+
+@pytest.mark.parametrize("m", [2, 4])
+def test_winograd_matrices_are_the_references(m):
+    exact = cook_toom(m, 3, POINTS[m][-1])
+    for matrix, expected in zip(("AT", "G", "BT"), exact, strict=True):
+        assert triton_winograd.MATRICES[m][matrix] == tuple(tuple(map(float, row)) for row in expected)
+
+
+def split(x):
+    """hi + lo of TF32 numbers, rounded to nearest as Triton's "tf32x3" does."""
+
+    def tf32(x):
+        return ((x.view(np.uint32) + 0x1000) & 0xFFFFE000).astype(np.uint32).view(np.float32)
+
+    hi = tf32(x)
+    return hi.astype(np.float64), tf32(x - hi).astype(np.float64)
+
+
+# What the interpreter does not show, which multiplies in float32: three products of TF32 numbers keep the bound, of which
+# few terms leave the least; one product does not.  A GPU does so by itself.
+@pytest.mark.parametrize(
+    ("strategy", "channels", "size", "kept"),
+    [
+        *((strategy, channels, size, True) for strategy in (F2X3, F4X3) for channels, size in ((1, 30), (16, 12))),
+        *((strategy, 16, 12, False) for strategy in (F2X3, F4X3)),
+        *((IM2COL, 64, 8, kept) for kept in (True, False)),
+    ],
+)
+@pytest.mark.skipif(has_gpu(), reason="what is patched is the interpreter")
+def test_split_products_keep_the_bound(strategy, channels, size, kept, monkeypatch):
+    from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
+
+    def create_dot(self, a, b, acc, precision, _):
+        assert precision.name == "TF32x3"
+        (a, a_rest), (b, b_rest) = split(a.data), split(b.data)
+        total = a @ b + (a @ b_rest + a_rest @ b if kept else 0)
+        return TensorHandle((acc.data + total).astype(np.float32), acc.dtype.scalar)
+
+    monkeypatch.setattr(InterpreterBuilder, "create_dot", create_dot)
+    found = judge(strategy, parse(f"mb1ic{channels}ih{size}oc8kh{3 if channels < 64 else 1}"))
+    assert found.verdict == ("PASSED" if kept else "FAILED"), found.message
+
+
 # The kernels' 64-bit variants, on problems small enough to compute.
 @pytest.mark.parametrize(
     ("strategy", "line"),
@@ -236,6 +359,10 @@ def test_softmax_of_nan_and_infinity(op, dims):
         (DIRECT, "--layout=channels_last mb2ic16ih7oc8kh3ph1"),
         (DEPTHWISE, "--bias --padding-mode=circular g2mb2ic6ih7oc8kh3ph1"),
         (DEPTHWISE, "--layout=channels_last g8mb2ic8ih7oc8kh3ph1"),
+        (IM2COL, "--bias g2mb2ic6ih7oc8kh3ph1"),
+        (IM2COL, "--layout=channels_last mb2ic16ih7oc8kh3ph1"),
+        (F2X3, "--bias g2mb2ic6ih7oc8kh3ph1"),
+        (F4X3, "--layout=channels_last mb2ic6ih7oc8kh3ph1"),
         (MAX, "--op=max_pool2d --return-indices mb2ic3ih9kh3sh2ph1"),
         (MAX, "--op=adaptive_max_pool2d --return-indices --layout=channels_last mb2ic3ih9oh2"),
         (AVG, "--op=avg_pool2d mb2ic3ih9kh3sh2ph1"),
@@ -244,12 +371,8 @@ def test_softmax_of_nan_and_infinity(op, dims):
 )
 def test_indices_of_64_bits(strategy, line, monkeypatch):
     for name in (
-        "conv.triton_implicit_gemm",
-        "conv.triton_direct",
-        "conv.triton_depthwise",
-        "conv.triton_stem",
-        "pool.triton_window",
-        "rowwise.triton_softmax",
+        *("conv.triton_implicit_gemm", "conv.triton_direct", "conv.triton_depthwise", "conv.triton_stem"),
+        *("conv.triton_im2col_gemm", "conv.triton_winograd", "pool.triton_window", "rowwise.triton_softmax"),
     ):
         monkeypatch.setattr(sys.modules[f"gpucnn.kernels.{name}"], "wide", lambda _: True)
     problem = parse(line)
@@ -382,6 +505,23 @@ FAULTS = [
     (DEPTHWISE, "p * STRIDE_H + r]", "p + r]", "g3mb1ic3ih9oc3kh3sh2"),
     (DEPTHWISE, "(h < H)", "(h <= H)", "--layout=channels_last g8mb1ic8ih5oc8kh3ph1"),
     (DEPTHWISE, "c * x_channel", "0", "g3mb1ic6ih5oc6kh3"),
+    (IM2COL, "o_m < count", "o_m < count - 1", "mb1ic3ih5oc4kh3"),
+    (IM2COL, "m_d &= o_g < depth", "m_d &= o_g <= depth", "--layout=channels_last mb1ic3ih5oc4kh3"),
+    (IM2COL, "group * C + o_g // (R * S)", "o_g // (R * S)", "g2mb1ic4ih5oc6kh3"),
+    (IM2COL, "(v < W)", "(v <= W)", "mb1ic3ih5oc4kh3ph1"),
+    (IM2COL, "else a_extent)", "else a_extent - 1)", "--dtype=float16 mb1ic3ih5oc4kh1"),
+    (IM2COL, "o_m < (a_extent if A_BY_COLUMN else M)", "o_m < M - 1", "mb1ic3ih5oc4kh3"),
+    (IM2COL, "mask=(o_m < M)[:, None] & (o_n < N)[None, :]", "mask=(o_m < M)[:, None]", "mb1ic3ih5oc4kh3"),
+    (IM2COL, "bias + j * M", "bias", "--bias g2mb1ic4ih5oc6kh3"),
+    (IM2COL, "above + tile % rows", "tile % rows", "--layout=channels_last mb1ic3ih25iw30oc4kh1kw1"),
+    (F2X3, "((group * K + k) * C + c) * 9", "(k * C + c) * 9", "g2mb1ic4ih5oc6kh3"),
+    (F2X3, "(h < P + 2)", "(h < P + 1)", "mb1ic3ih6oc4kh3"),
+    (F2X3, "m_above & (s >= 0)", "m_above & (s > 0)", "--padding-mode=constant --padding-value=2 mb1ic3ih5oc4kh3ph1"),
+    (F2X3, "(p < P) & (q < Q)", "(p < P)", "mb1ic3ih5oc4kh3"),
+    (F4X3, "tile // across % down", "tile // across", "mb2ic3ih7oc4kh3ph1"),
+    (F4X3, "1 / 8, -8, 1)", "1 / 8, 8, 1)", "mb1ic3ih7oc4kh3"),
+    (F4X3, "group * pitch_t + o_t) * pitch_c", "o_t) * pitch_c", "g2mb1ic4ih7oc6kh3"),
+    (F4X3, "columns[j][i]", "columns[i][j]", "mb1ic3ih7oc4kh3"),
     (MAX, "value > best", "value >= best", "--op=max_pool2d --return-indices mb1ic3ih8kh3"),
     (MAX, "(v < w_end)", "(v <= w_end)", "--op=max_pool2d mb1ic3ih8kh3ph1"),
     (MAX, "(best == top)", "(best <= top)", "--op=max_pool2d --return-indices mb1ic3ih6kh6"),
@@ -401,13 +541,26 @@ FAULTS = [
     ("strategy", "right", "wrong", "line"),
     [pytest.param(*fault, id=f"{fault[0].name}-{fault[2]}") for fault in FAULTS],
 )
-def test_planted_faults_are_found(strategy, right, wrong, line, tmp_path):
-    name = type(strategy).__module__
-    source = Path(sys.modules[name].__file__).read_text()
-    assert right in source
-    path = tmp_path / "faulty.py"
-    path.write_text(source.replace(right, wrong))
-    spec = importlib.util.spec_from_file_location(f"{name.rpartition('.')[0]}.faulty", path)
-    faulty = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(faulty)
+def test_planted_faults_are_found(strategy, right, wrong, line, tmp_path, monkeypatch):
+    """In the strategy's own module, its bases' or that of its products."""
+
+    def reload(name, text):
+        path = tmp_path / f"{name}.py"
+        path.write_text(text)
+        spec = importlib.util.spec_from_file_location(f"{name.rpartition('.')[0]}.faulty", path)
+        module = importlib.util.module_from_spec(spec)
+        monkeypatch.setitem(sys.modules, spec.name, module)  # where dataclasses look for it
+        spec.loader.exec_module(module)
+        return module
+
+    own = type(strategy).__module__
+    names = [kind.__module__ for kind in type(strategy).__mro__ if kind is not object] + ["gpucnn.kernels.triton_gemm"]
+    sources = {name: Path(sys.modules[name].__file__).read_text() for name in names if name in sys.modules}
+    name = next(name for name, source in sources.items() if right in source)
+    faulty = reload(name, sources[name].replace(right, wrong))
+    if name != own:
+        package, _, short = name.rpartition(".")
+        monkeypatch.setitem(sys.modules, name, faulty)
+        monkeypatch.setattr(sys.modules[package], short, faulty)
+        faulty = reload(own, sources[own])
     assert judge(faulty.strategy, parse(line)).verdict == "FAILED"

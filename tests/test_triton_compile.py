@@ -64,6 +64,22 @@ conv.triton_depthwise --dtype=float64 --activation=gelu g64mb32ic64ih56oc64kh3ph
 conv.triton_depthwise --dtype=float16 --layout=channels_last g32mb32ic128ih56oc128kh3ph1
 conv.triton_depthwise --padding-mode=circular g32mb65536ic128ih56oc128kh3ph1
 conv.triton_depthwise --layout=channels_last g64mb32ic64ih56oc128kh3ph2dh1
+conv.triton_im2col_gemm mb64ic128ih28oc128kh3ph1
+conv.triton_im2col_gemm --allow-tf32 --layout=channels_last mb64ic128ih28oc128kh3ph1
+conv.triton_im2col_gemm --allow-tf32 mb64ic128ih28oc128kh1
+conv.triton_im2col_gemm --dtype=float16 --layout=channels_last mb64ic256ih28oc256kh3ph1
+conv.triton_im2col_gemm --dtype=bfloat16 --padding-mode=reflect --bias --activation=gelu mb64ic256ih28oc256kh3ph1
+conv.triton_im2col_gemm --dtype=float64 --padding-mode=circular --activation=tanh mb64ic128ih28oc128kh3ph1
+conv.triton_im2col_gemm --dtype=float16 --layout=channels_last --padding-mode=replicate mb8ic3ih224oc64oh112kh7sh2ph3
+conv.triton_im2col_gemm --bias --padding-mode=constant --padding-value=1 --activation=silu g64mb65536ic64ih28oc64kh3ph1
+conv.triton_winograd_f2x3 mb64ic128ih28oc128kh3ph1
+conv.triton_winograd_f2x3 --allow-tf32 --layout=channels_last --padding-mode=reflect --bias mb64ic128ih28oc128kh3ph1
+conv.triton_winograd_f2x3 --dtype=float64 --padding-mode=circular --activation=tanh mb64ic128ih28oc128kh3ph1
+conv.triton_winograd_f2x3 --dtype=float16 --layout=channels_last --padding-mode=constant mb65536ic64ih28oc64kh3ph1
+conv.triton_winograd_f4x3 mb64ic128ih28oc128kh3ph1
+conv.triton_winograd_f4x3 --allow-tf32 --layout=channels_last --padding-mode=constant --bias mb64ic128ih28oc128kh3ph1
+conv.triton_winograd_f4x3 --dtype=float64 --layout=channels_last --activation=tanh mb64ic128ih28oc128kh3ph1
+conv.triton_winograd_f4x3 --dtype=bfloat16 --padding-mode=replicate --activation=gelu mb65536ic64ih28oc64kh3ph1
 pool.triton_max_pool --op=max_pool2d --dtype=float16 --layout=channels_last mb8ic64ih112oh56kh3sh2ph1
 pool.triton_max_pool --op=max_pool2d --return-indices mb8ic64ih112oh56kh3sh2ph1
 pool.triton_max_pool --op=max_pool2d --dtype=float16 --layout=channels_last --return-indices mb8ic64ih112oh56kh3sh2ph1
@@ -86,12 +102,17 @@ rowwise.triton_softmax --op=softmax --axis=1 8x1000x28x28
 rowwise.triton_softmax --op=softmax 65536000x100
 """
 
-# Where all of x is to be loaded 16 bytes at a time, in the default configuration: what makes channels_last and long rows fast.
+# Where all of x, or of a stage of products, is to be loaded 16 bytes at a time, in the default configuration: what makes channels_last and long rows fast.
 WIDE_LOADS = """
 conv.triton_implicit_gemm --dtype=float16 --layout=channels_last mb8ic128ih28oc128kh3ph1
 conv.triton_implicit_gemm --allow-tf32 --layout=channels_last mb8ic128ih28oc128kh3ph1
 conv.triton_implicit_gemm --dtype=float16 mb8ic128ih28oc128kh1
 conv.triton_direct --layout=channels_last mb8ic64ih28oc64kh3ph1
+conv.triton_im2col_gemm mb64ic128ih28oc128kh3ph1
+conv.triton_im2col_gemm --allow-tf32 --layout=channels_last mb64ic128ih28oc128kh3ph1
+conv.triton_im2col_gemm --dtype=float16 --layout=channels_last mb64ic256ih28oc256kh3ph1
+conv.triton_winograd_f2x3 mb64ic128ih28oc128kh3ph1
+conv.triton_winograd_f4x3 mb64ic128ih28oc128kh3ph1
 pool.triton_max_pool --op=max_pool2d --dtype=float16 --layout=channels_last mb8ic64ih112oh56kh3sh2ph1
 pool.triton_avg_pool --op=avg_pool2d --dtype=float16 --layout=channels_last mb8ic64ih56kh2sh2
 rowwise.triton_softmax --op=softmax --dtype=bfloat16 16384x1000
@@ -114,6 +135,8 @@ conv.triton_stem --bias mb1ic1ih16oc16kh1
 conv.triton_stem --dtype=float16 --layout=channels_last mb16ic4ih16oc16kh1
 conv.triton_direct --bias mb1ic1ih16oc16kh1
 conv.triton_depthwise --bias g16mb1ic16ih16oc16kh1
+conv.triton_im2col_gemm --bias mb1ic1ih16oc16kh3ph1
+conv.triton_winograd_f2x3 --bias mb1ic1ih16oc16kh3ph1
 pool.triton_max_pool --op=max_pool2d --return-indices mb1ic1ih16kh2sh2
 pool.triton_avg_pool --op=avg_pool2d mb1ic1ih16kh2sh2
 rowwise.triton_softmax --op=softmax 1x16
@@ -160,6 +183,7 @@ def compile_all(capability):
                     "config": config,
                     "stage": plan.stage,
                     "faults": compiled.faults(strategy.budget),
+                    "multiplies": plan.stage in ("kernel", "gemm"),
                     "loads": load_bytes(ptx),
                     "wide_loads": len(re.findall(r"ld\.global\S*\.v4\.b32 ", ptx)),
                     "tensor_cores": "mma" in ptx,
@@ -176,15 +200,21 @@ def is_boxed(instructions):
 
 
 def left_out(report):
-    """The tiles of the table that no line leads to."""
+    """The tiles of the tables that no line leads to."""
+    from gpucnn.kernels import triton_gemm
     from gpucnn.kernels.conv import triton_direct, triton_implicit_gemm
 
-    left = []
-    for module in (triton_direct, triton_implicit_gemm):
-        own = f"conv.{module.strategy.name} "
-        tiles = {tuple(one["config"].values()) for one in report if one["line"].startswith(own)}
-        left += [tile for row in module.TILES.values() for tile in row if tile not in tiles]
-    return left
+    tables = {
+        "direct": triton_direct.TILES,
+        "implicit_gemm": triton_implicit_gemm.TILES,
+        "im2col_gemm": triton_gemm.TILES,
+    }
+    missing = []
+    for name, table in tables.items():
+        own = [one for one in report if one["line"].startswith(f"conv.triton_{name} ")]
+        tiles = {tuple(one["config"].values())[:5] for one in own}
+        missing += [tile for row in table.values() for tile in row if tile not in tiles]
+    return missing
 
 
 class Driver:
@@ -229,6 +259,19 @@ if __name__ == "__main__":
     print(json.dumps({"compiled": compiled, "left out": left_out(compiled), "launched differently": different}))
 
 
+def on_tensor_cores(one):
+    """Whether a kernel is to multiply on tensor cores: TF32 and 16 bits, not strict float32; None where either is well."""
+    line, precision = one["line"], one["config"].get("precision")
+    if not line.startswith("conv.") or not one["multiplies"] or "--dtype=float64" in line:
+        return None
+    if "_direct" in line or "_depthwise" in line:
+        return False
+    if "_tma" in line:  # strict float32 by three products of TF32
+        return True
+    half = "float16" in line and "winograd" not in line  # whose products are of float32
+    return half or "--allow-tf32" in line or precision == "tf32x3"
+
+
 def test_every_strategy_is_compiled():
     compiled = {line.partition(" ")[0].partition(".")[2] for line in lines(COMPILED)}
     assert compiled == {name for name in names() if name.startswith("triton_")}
@@ -245,17 +288,12 @@ def test_kernels_compile_for(capability):
     compiled = report["compiled"]
     assert report["left out"] == []
     assert [one for one in compiled if one["faults"]] == []
-    defaults = {one["line"]: one for one in reversed(compiled)}
+    defaults = {one["line"]: one for one in reversed(compiled) if one["multiplies"]}
     assert [defaults[line] for line in lines(WIDE_LOADS) if defaults[line]["loads"] != [16]] == []
     assert {line: defaults[line]["wide_loads"] for line in WIDE_ROWS} == WIDE_ROWS
     boxed = [one for one in compiled if "_tma " in one["line"]]
     assert bool(boxed) == (capability == 90)
     assert [one for one in boxed if one["instructions"] is not None and not is_boxed(one["instructions"])] == []
-    without = ("conv.triton_implicit_gemm mb8ic128", "conv.triton_direct", "conv.triton_depthwise")
-    strict = [one for one in compiled if one["line"].startswith(without)]
-    assert strict
-    assert [one for one in strict if one["tensor_cores"]] == []
-    multiplied = re.compile(r"conv\.triton_(implicit_gemm|stem).*(allow-tf32|float16)")
-    fast = [one for one in compiled if multiplied.match(one["line"]) and one["stage"] != "pad"]
-    assert [one for one in fast if not one["tensor_cores"]] == []
+    assert {on_tensor_cores(one) for one in compiled} == {True, False, None}
+    assert [one for one in compiled if on_tensor_cores(one) not in (None, one["tensor_cores"])] == []
     assert report["launched differently"] == []
