@@ -215,6 +215,12 @@ def programs(tile: Tile, product: Product) -> int:
     return product.outer * product.inner * cdiv(product.m, tile.block_m) * cdiv(product.n, tile.block_n)
 
 
+def executed_flops(tile: Tile, product: Product) -> int:
+    """FLOPs of whole tiles; a product in "tf32x3" counts once."""
+    steps = cdiv(product.k, tile.block_k)
+    return 2 * programs(tile, product) * tile.block_m * tile.block_n * tile.block_k * steps
+
+
 def sums(tile: Tile, dtype: str) -> int:
     """Registers of a thread that hold a tile's sums.
 

@@ -20,6 +20,7 @@ import numpy as np
 from gpucnn.kernels.problem import PADDING_MODES, ConvProblem, ProblemError, output_size, parse, window_extent
 
 COUNT = 300
+FEW = 100  # for a strategy with a transform, which is not exact
 MOST_FLOPS = 3e6  # of a problem, for the emulator's and the interpreter's sake
 CANDIDATES = 12  # problems drawn, of which the one that brings the most is kept
 
@@ -114,6 +115,34 @@ MINIMAL: Space = {**ANY, "window": ((3, 3),), "stride": ((1, 1),), "dilation": (
 MINIMAL_SINGLE: Space = {**MINIMAL, "flavour": tuple(flavour for flavour in FLAVOURS if "float64" not in flavour)}
 
 
+def in_float32(space: Space) -> Space:
+    """The part of a space that NumPy computes: it has no TF32, and 16-bit numbers are slow there."""
+    return {**space, "flavour": tuple(flavour for flavour in FLAVOURS if "16" not in flavour and "tf32" not in flavour)}
+
+
+# Strategies for some convolutions alone -> the space of these; every other strategy has that of all.
+SPACES = {
+    "numpy_direct": in_float32(ANY),
+    "numpy_im2col_gemm": in_float32(ANY),
+    "numpy_winograd_f2x3": in_float32(MINIMAL),
+    "numpy_winograd_f4x3": in_float32(MINIMAL),
+    "numpy_fft": in_float32(DENSE),
+    "cupy_depthwise": DEPTHWISE,
+    "cupy_winograd_f2x3": MINIMAL_SINGLE,
+    "cupy_winograd_f4x3": MINIMAL,
+    "triton_depthwise": DEPTHWISE,
+    "triton_implicit_gemm_tma": BOXED,
+    "triton_winograd_f2x3": MINIMAL,
+    "triton_winograd_f4x3": MINIMAL,
+    "triton_stem": STEM,
+}
+
+
+def space_of(name: str) -> Space:
+    """The convolutions that a strategy of that name is for."""
+    return SPACES.get(name, ANY)
+
+
 def sides(padding: str, window: tuple[int, int], dilation: tuple[int, int]) -> list[tuple[int, int]]:
     """[(top, bottom), (left, right)] of a kind of padding."""
     reach = [window_extent(taps, apart) - 1 for taps, apart in zip(window, dilation, strict=True)]
@@ -186,8 +215,3 @@ def chosen(space: tuple[tuple[str, tuple[Any, ...]], ...], count: int) -> list[t
             found[best] = values
             seen.update(pairs(values))
     return [(values, one) for one, values in found.items()]
-
-
-def in_float32(space: Space) -> Space:
-    """The part of a space that NumPy computes: it has no TF32, and 16-bit numbers are slow there."""
-    return {**space, "flavour": tuple(flavour for flavour in FLAVOURS if "16" not in flavour and "tf32" not in flavour)}

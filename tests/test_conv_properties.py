@@ -5,10 +5,10 @@ same in every run, so that CUDA C is compiled for the same ones.
 """
 
 import pytest
-from conv_grid import ANY, FLAVOURS, MOST_FLOPS, reads
+from conv_grid import ANY, FLAVOURS, MOST_FLOPS, reads, space_of
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
-from test_strategies import GRIDDED, GRIDS, MACHINE, case
+from test_strategies import GRIDDED, MACHINE, case
 
 from gpucnn.bench.inputs import integers
 from gpucnn.bench.oracle import Oracle, images
@@ -72,7 +72,7 @@ def test_any_convolution(strategy):
         max_examples=EXAMPLES, derandomize=True, deadline=None, database=None,
         suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow],
     )  # fmt: skip
-    @given(problems(GRIDS.get(strategy.name, ANY)))
+    @given(problems(space_of(strategy.name)))
     def agrees(problem):
         assume(not strategy.unsupported(problem, MACHINE.device))
         met.append(problem)

@@ -130,10 +130,10 @@ LINES = {
     cupy_direct.strategy: DIRECT,
     cupy_depthwise.strategy: DEPTHWISE,
     cupy_im2col_gemm.strategy: IM2COL,
-    cupy_fft.strategy: FFT,
+    cupy_implicit_gemm.strategy: IMPLICIT,
     cupy_winograd_f2x3.strategy: WINOGRAD,
     cupy_winograd_f4x3.strategy: WINOGRAD + WINOGRAD_DOUBLE,
-    cupy_implicit_gemm.strategy: IMPLICIT,
+    cupy_fft.strategy: FFT,
     cupy_max_pool.strategy: MAX_POOL,
     cupy_softmax.strategy: SOFTMAX,
 }

@@ -7,7 +7,7 @@ a GPU (`make gpu`), all that run there.  Each is exact on small integers where i
 from functools import lru_cache
 
 import pytest
-from conv_grid import ANY, BOXED, COUNT, DENSE, DEPTHWISE, MINIMAL, MINIMAL_SINGLE, STEM, covering, in_float32
+from conv_grid import COUNT, FEW, covering, space_of
 
 from gpucnn.bench.inputs import integers
 from gpucnn.bench.machine import Machine
@@ -74,29 +74,6 @@ SOFTMAX = ["3x31", "4x33", "2x1000", "5x128", "3x4097", "--axis=0 37x5", "--axis
 LINEAR = ["mb1ic5oc7", "mb4ic33oc10", "--bias mb3ic64oc17", "--bias --activation=gelu mb2ic8oc8"]
 
 
-# The vendor's convolutions have no grid: oneDNN's are wrong on some problems of it (bfloat16, stride 2, dilation 2, one
-# column of outputs, with AMX), which is for a bench to find, not for these tests.
-# Strategies for some convolutions alone -> the grid of these; every other strategy has that of all.  One with a transform
-# is not exact, and gets few of them.
-GRIDS = {
-    "numpy_direct": in_float32(ANY),
-    "numpy_im2col_gemm": in_float32(ANY),
-    "numpy_winograd_f2x3": in_float32(MINIMAL),
-    "numpy_winograd_f4x3": in_float32(MINIMAL),
-    "numpy_fft": in_float32(DENSE),
-    "cupy_fft": ANY,
-    "cupy_winograd_f2x3": MINIMAL_SINGLE,
-    "cupy_winograd_f4x3": MINIMAL,
-    "triton_implicit_gemm_tma": BOXED,
-    "triton_stem": STEM,
-    "cupy_depthwise": DEPTHWISE,
-    "triton_depthwise": DEPTHWISE,
-    "triton_winograd_f2x3": MINIMAL,
-    "triton_winograd_f4x3": MINIMAL,
-}
-FEW = 100
-
-
 def lines(text):
     return [line.split("  ")[0].strip() for line in text.strip().splitlines()]
 
@@ -160,13 +137,15 @@ def test_every_strategy_agrees_with_the_reference(strategy, problem):
     assert found.verdict == "PASSED", found.message
 
 
+# The vendor's convolutions have no grid: oneDNN's are wrong on some problems of it (bfloat16, stride 2, dilation 2, one
+# column of outputs, with AMX), which is for a bench to find, not for these tests.
 GRIDDED = [strategy for strategy in strategies("conv2d") if runs_here(strategy) and strategy.algorithm != "vendor"]
 
 
 def covered(strategy):
     """The problems of the strategy's grid that it supports here; on a GPU, where each is compiled anew, some of them."""
     count = COUNT if strategy.algorithm == "direct" else FEW
-    problems = covering(GRIDS.get(strategy.name, ANY), count)[:: 8 if MACHINE.device == "cuda" else 1]
+    problems = covering(space_of(strategy.name), count)[:: 8 if MACHINE.device == "cuda" else 1]
     return [problem for problem in problems if not strategy.unsupported(problem, MACHINE.device)]
 
 

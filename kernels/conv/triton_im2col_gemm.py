@@ -247,6 +247,12 @@ class TritonIm2colGemm(TritonStrategy):
             most = rounded_up(problem, most)
         return {"columns": (most * column_elements(problem), problem.dtype)}
 
+    def executed_flops(self, problem: ConvProblem) -> int:
+        """Those of whole tiles of the default configuration."""
+        config = self.configs(problem)[0]
+        tile, rounds = Tile(**{name: config[name] for name in Tile._fields}), cuts(problem, config["workspace_limit"])
+        return sum(triton_gemm.executed_flops(tile, product(problem, first, count)) for first, count in rounds)
+
     def steps(self, problem: ConvProblem, **config: Any) -> list[Plan]:
         """Its stages repeat where the pixels are cut."""
         config = config or self.configs(problem)[0]

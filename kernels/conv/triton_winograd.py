@@ -380,14 +380,14 @@ class TritonWinograd(TritonStrategy):
         }
 
     def executed_flops(self, problem: ConvProblem) -> int:
-        """The matrix products', and the transforms' as dense products with their small matrices."""
-        p, m, a, (down, across) = problem, self.m, self.m + 2, self.grid(problem)
-        tiles = p.n * down * across
-        products = 2 * a * a * p.k * (p.c // p.groups) * tiles
-        filters = 2 * (a * 3 * 3 + a * a * 3) * p.k * (p.c // p.groups)
-        inputs = 4 * a**3 * p.c * tiles
-        outputs = 2 * (m * a * a + m * m * a) * p.k * tiles
-        return products + filters + inputs + outputs
+        """The products', of whole tiles, and the transforms' as dense products with their small matrices."""
+        config = self.configs(problem)[0]
+        tile, rounds = (
+            Tile(**{name: config[name] for name in Tile._fields}),
+            self.cuts(problem, config["workspace_limit"]),
+        )
+        products = sum(triton_gemm.executed_flops(tile, self.product(problem, count)) for _, count in rounds)
+        return products + winograd.transform_flops(problem, self.m)
 
     def steps(self, problem: ConvProblem, **config: Any) -> list[Plan]:
         """All stages but the first repeat where the tiles are cut."""
