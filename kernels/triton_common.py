@@ -69,21 +69,34 @@ class Plan:
         given = {name: torch.empty(0, dtype=getattr(torch, dtype)) for name, dtype in self.pointers.items()}
         return self.kernel.warmup(**given, **self.arguments, **self.options, grid=self.grid)
 
+    @property
+    def types(self) -> tuple[dict[str, str], dict[str, Any]]:
+        """The type of each parameter, and the values of those that the compiler is told."""
+        signature, constants = {}, {}
+        for parameter in self.kernel.params:
+            name, value = parameter.name, self.arguments.get(parameter.name)
+            if name in self.pointers:
+                signature[name] = f"*{TYPES[self.pointers[name]]}"
+            elif parameter.is_constexpr or value is None:
+                signature[name], constants[name] = "constexpr", value
+            else:
+                signature[name] = "i32" if -(2**31) <= value < 2**31 else "i64"
+        return signature, constants
+
+    @property
+    def code(self) -> tuple[Any, ...]:
+        """What decides the machine code: launches for which this is equal run the same."""
+        signature, constants = self.types
+        return (self.kernel, *signature.items(), *constants.items(), *self.options.items())
+
     def compile(self, capability: int) -> Any:
         """Triton's CompiledKernel for sm_<capability>: what a launch there compiles, made with no GPU.
 
         Arrays are taken to start at a multiple of 16 bytes, as a library's allocator places them.
         """
-        signature, constants, attributes = {}, {}, {}
-        for position, parameter in enumerate(self.kernel.params):
-            name, value = parameter.name, self.arguments.get(parameter.name)
-            if name in self.pointers:
-                signature[name] = f"*{TYPES[self.pointers[name]]}"
-                attributes[(position,)] = [["tt.divisibility", 16]]
-            elif parameter.is_constexpr or value is None:
-                signature[name], constants[name] = "constexpr", value
-            else:
-                signature[name] = "i32" if -(2**31) <= value < 2**31 else "i64"
+        signature, constants = self.types
+        arrays = [position for position, name in enumerate(signature) if name in self.pointers]
+        attributes = {(position,): [["tt.divisibility", 16]] for position in arrays}
         source = ASTSource(self.kernel, signature, constants, attributes)
         return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=self.options)
 

@@ -103,14 +103,17 @@ def lines(text):
 
 
 def plans(line):
-    """(strategy, configuration, plan) of every launch of a line in every configuration, the default first."""
+    """(strategy, configuration, plan) of a line in every configuration, the default first, each code once in each."""
     from gpucnn.kernels.problem import parse
     from gpucnn.kernels.strategy import load
 
     entry, _, problem = line.partition(" ")
     strategy, problem = load(entry), parse(problem)
-    configs = strategy.configs(problem)
-    return [(strategy, config, plan) for config in configs for plan in strategy.steps(problem, **config)]
+    found = []
+    for config in strategy.configs(problem):
+        own = {plan.code: plan for plan in strategy.steps(problem, **config)}
+        found += [(strategy, config, plan) for plan in own.values()]
+    return found
 
 
 def load_bytes(ptx):
@@ -127,10 +130,9 @@ def compile_all(capability):
     report, known = [], {}  # configurations of a strategy of several launches share some of them
     for line in lines(COMPILED):
         for strategy, config, plan in plans(line):
-            ptx = plan.compile(capability).asm["ptx"]
-            if ptx not in known:
-                known[ptx] = compile_triton(plan, f"sm_{capability}")
-            compiled = known[ptx]
+            if plan.code not in known:
+                known[plan.code] = compile_triton(plan, f"sm_{capability}"), plan.compile(capability).asm["ptx"]
+            compiled, ptx = known[plan.code]
             report.append(
                 {
                     "line": line,
