@@ -184,7 +184,7 @@ def _first_of_each(strategy: Strategy, given: Sequence[Problem]) -> list[Problem
 def _kernels(strategy: Any, problem: Problem, config: dict[str, Any]) -> list[Any]:
     """The kernels of a launch, each once."""
     if is_triton(strategy.name):
-        return list(strategy.steps(problem, **config))
+        return list({plan.code: plan for plan in strategy.steps(problem, **config)}.values())
     kernels = strategy.kernels(problem, **config)
     return list({(kernel.name, kernel.block, kernel.shared_bytes): kernel for kernel in kernels}.values())
 

@@ -103,23 +103,36 @@ class Plan:
         boxes = self.boxes
         return {name: boxes[name].descriptor(name, array) if name in boxes else array for name, array in arrays.items()}
 
-    def compile(self, capability: int) -> Any:
-        """Triton's CompiledKernel for sm_<capability>: what a launch there compiles, made with no GPU.
-
-        Arrays are taken to start at a multiple of 16 bytes, as a library's allocator places them.
-        """
-        signature, constants, attributes = {}, {}, {}
-        for position, parameter in enumerate(self.kernel.params):
+    @property
+    def types(self) -> tuple[dict[str, str], dict[str, Any]]:
+        """The type of each parameter, and the values of those that the compiler is told."""
+        signature, constants = {}, {}
+        for parameter in self.kernel.params:
             name, value = parameter.name, self.arguments.get(parameter.name)
             if name in self.boxes:
                 signature[name] = f"tensordesc<{TYPES[self.pointers[name]]}{[*self.boxes[name].block]}>"
             elif name in self.pointers:
                 signature[name] = f"*{TYPES[self.pointers[name]]}"
-                attributes[(position,)] = [["tt.divisibility", 16]]
             elif parameter.is_constexpr or value is None:
                 signature[name], constants[name] = "constexpr", value
             else:
                 signature[name] = "i32" if -(2**31) <= value < 2**31 else "i64"
+        return signature, constants
+
+    @property
+    def code(self) -> tuple[Any, ...]:
+        """What decides the machine code: launches for which this is equal run the same."""
+        signature, constants = self.types
+        return (self.kernel, *signature.items(), *constants.items(), *self.options.items())
+
+    def compile(self, capability: int) -> Any:
+        """Triton's CompiledKernel for sm_<capability>: what a launch there compiles, made with no GPU.
+
+        Arrays are taken to start at a multiple of 16 bytes, as a library's allocator places them.
+        """
+        signature, constants = self.types
+        pointers = [at for at, name in enumerate(signature) if name in self.pointers and name not in self.boxes]
+        attributes = {(position,): [["tt.divisibility", 16]] for position in pointers}
         source = ASTSource(self.kernel, signature, constants, attributes)
         return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=self.options)
 

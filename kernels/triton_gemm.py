@@ -6,7 +6,7 @@ A program computes one BLOCK_M x BLOCK_N tile of one c on tensor cores, or on FM
 split; a pipeline of asynchronous copies loads its operands.  Bias and activation act on the sums in registers.
 
 Arithmetic is a dtype and a precision: "ieee" multiplies in the dtype, "tf32" rounds factors to TF32, and "tf32x3" adds
-three products of TF32 numbers that add up to the factors: x = hi + lo, and lo * lo is left out.  That errs by less than
+three products of TF32 numbers that add up to the factors: x = hi + lo, and lo * lo is left out.  That errs by at most
 2**-21 of each product, and needs no less than three times the tensor cores' time.
 FLOPs: 2mnk, three times as many in "tf32x3", times the waste of tiles that hang over.  Bytes: a tile of c reads its
 rows of a and its columns of b; ROWS_TOGETHER tiles that meet the same columns run side by side, from L2.
@@ -56,15 +56,14 @@ TILES = {
         Tile(32, 32, 32, 2, 4),
     ),
     "tf32x3": (
-        Tile(128, 128, 32, 8, 3),
-        Tile(64, 128, 32, 8, 3),
+        Tile(128, 64, 32, 8, 3),
         Tile(64, 64, 32, 4, 3),
         Tile(32, 64, 32, 4, 3),
         Tile(32, 32, 32, 2, 3),
     ),
     "float32": (
         Tile(128, 128, 16, 8, 3),
-        Tile(64, 128, 16, 4, 3),
+        Tile(64, 128, 16, 8, 3),
         Tile(64, 64, 16, 4, 3),
         Tile(32, 64, 16, 4, 3),
         Tile(32, 32, 16, 2, 3),

@@ -148,7 +148,7 @@ def lines(text):
 
 
 def plans(line, capability):
-    """(strategy, configuration, plan) of every launch of a line in every configuration, the default first.
+    """(strategy, configuration, plan) of a line in every configuration, the default first, each code once in each.
 
     None of a strategy that is for other GPUs.
     """
@@ -157,8 +157,11 @@ def plans(line, capability):
 
     entry, _, problem = line.partition(" ")
     strategy, problem = load(entry), parse(problem)
-    configs = [] if strategy.foreign(f"sm_{capability}") else strategy.configs(problem)
-    return [(strategy, config, plan) for config in configs for plan in strategy.steps(problem, **config)]
+    found = []
+    for config in [] if strategy.foreign(f"sm_{capability}") else strategy.configs(problem):
+        own = {plan.code: plan for plan in strategy.steps(problem, **config)}
+        found += [(strategy, config, plan) for plan in own.values()]
+    return found
 
 
 def load_bytes(ptx):
@@ -172,11 +175,12 @@ def compile_all(capability):
     """What the tests read of each compiled kernel."""
     from gpucnn.kernels.offline import compile_triton
 
-    report = []
+    report, known = [], {}  # configurations of a strategy of several launches share some of them
     for line in lines(COMPILED):
         for strategy, config, plan in plans(line, capability):
-            compiled = compile_triton(plan, f"sm_{capability}")
-            ptx = plan.compile(capability).asm["ptx"]
+            if plan.code not in known:
+                known[plan.code] = compile_triton(plan, f"sm_{capability}"), plan.compile(capability).asm["ptx"]
+            compiled, ptx = known[plan.code]
             report.append(
                 {
                     "line": line,

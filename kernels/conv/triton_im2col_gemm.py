@@ -211,8 +211,9 @@ def is_wide(problem: ConvProblem, count: int) -> bool:
 def precisions(problem: ConvProblem) -> tuple[str, ...]:
     """In which the products may be computed, the fastest first.
 
-    Split float32 factors err by up to 8 units of 2**-24 a product.  A sum of n products may err by 2.5n of these, of
-    which n/2 steps of 16 or 32 products, each added up apart, need little more than half where n >= SPLIT_LENGTH.
+    A product of split factors errs by at most 8 units of 2**-24, and a sum of n products may err by 2.5n of them.  A
+    step's products, at most 32, are added up apart, which costs 80, and every step's sum costs one: together with the 8
+    less than 2.5n where n >= SPLIT_LENGTH.
     """
     if problem.allow_tf32:
         return ("tf32",)
