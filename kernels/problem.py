@@ -367,6 +367,22 @@ class ConvProblem(Problem):
             (left, padding_after(self.w, self.q, self.s, self.stride[1], left, self.dilation[1])),
         )
 
+    def is_padded(self) -> bool:
+        """Whether some window reaches beyond its input.
+
+        >>> parse("mb1ic3ih5oc4kh3").is_padded(), parse("mb1ic3ih5oc4kh3ph1").is_padded()
+        (False, True)
+        """
+        return any(side > 0 for sides in self.padding_sides() for side in sides)
+
+    def is_pixelwise(self) -> bool:
+        """Whether every output reads the one input at its own place: a 1x1 filter, with neither stride nor padding.
+
+        >>> parse("mb1ic3ih5oc4kh1").is_pixelwise(), parse("mb1ic3ih5oc4kh1sh2").is_pixelwise()
+        (True, False)
+        """
+        return not self.is_padded() and (self.r, self.s, self.h, self.w) == (1, 1, self.p, self.q)
+
     def inputs(self) -> dict[str, Shape]:
         shapes: dict[str, Shape] = {
             "x": (self.n, self.c, self.h, self.w),

@@ -103,8 +103,7 @@ class Products:
 
 def needs_columns(problem: ConvProblem) -> bool:
     """Whether x has to be copied into columns: not where they would equal x."""
-    p = problem
-    return (p.r, p.s, *p.stride, *p.padding, p.p, p.q) != (1, 1, 1, 1, 0, 0, p.h, p.w)
+    return not problem.is_pixelwise()
 
 
 def needs_epilogue(problem: ConvProblem) -> bool:

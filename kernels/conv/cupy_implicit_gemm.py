@@ -87,19 +87,13 @@ TILES = {
 }
 
 
-def is_pixelwise(problem: ConvProblem) -> bool:
-    """Whether every output reads the one input at its own place."""
-    p = problem
-    return (p.r, p.s, *p.stride, *p.padding, p.p, p.q) == (1, 1, 1, 1, 0, 0, p.h, p.w)
-
-
 def together(problem: ConvProblem) -> tuple[int, int]:
     """How many elements of x, and of w, are copied at a time: up to 16 bytes."""
     most = 16 // DTYPES[problem.dtype]
     if problem.layout == "channels_last":
         run = problem.c // problem.groups
     else:
-        run = problem.p * problem.q if is_pixelwise(problem) else 1
+        run = problem.p * problem.q if problem.is_pixelwise() else 1
     return math.gcd(most, run), math.gcd(most, problem.reduction_length())
 
 

@@ -261,12 +261,11 @@ class TritonDepthwise(TritonStrategy):
 
     def plan(self, problem: ConvProblem, **config: int) -> Plan:
         tile, p = Tile(**(config or self.configs(problem)[0])), problem
-        is_padded = any(side > 0 for sides in p.padding_sides() for side in sides)
         arguments = {
             "N": p.n, "groups": p.groups, "H": p.h, "W": p.w, "P": p.p, "Q": p.q,
             "pad_h": p.padding[0], "pad_w": p.padding[1], "dilation_h": p.dilation[0], "dilation_w": p.dilation[1],
             "C": p.c // p.groups, "K": p.k // p.groups, "R": p.r, "S": p.s,
-            "STRIDE_H": p.stride[0], "STRIDE_W": p.stride[1], "MODE": p.padding_mode if is_padded else "none",
+            "STRIDE_H": p.stride[0], "STRIDE_W": p.stride[1], "MODE": p.padding_mode if p.is_padded() else "none",
             "PADDING_VALUE": torch.tensor(p.padding_value, dtype=getattr(torch, p.dtype)).item(),
             "ACTIVATION": p.activation, "CHANNELS_LAST": p.layout == "channels_last", "WIDE": wide(p),
             "VECTOR": vector_of(p), "SUM": tl.float64 if p.dtype == "float64" else tl.float32,

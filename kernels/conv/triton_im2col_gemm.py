@@ -114,12 +114,6 @@ def im2col_kernel(
     tl.store(columns + o_c, value, mask=m_c)
 
 
-def needs_columns(problem: ConvProblem) -> bool:
-    """Whether x has to be copied into columns: not where they would equal x."""
-    p = problem
-    return (p.r, p.s, *p.stride, *p.padding, p.p, p.q) != (1, 1, 1, 1, 0, 0, p.h, p.w)
-
-
 def rounded_up(problem: ConvProblem, elements: int) -> int:
     """Elements of whole 16-byte vectors."""
     return cdiv(elements, 16 // DTYPES[problem.dtype]) * (16 // DTYPES[problem.dtype])
@@ -141,7 +135,7 @@ def cuts(problem: ConvProblem, limit: int) -> list[tuple[int, int]]:
     p, pixels = problem, problem.n * problem.p * problem.q
     if not pixels:
         return []
-    if not needs_columns(p):
+    if p.is_pixelwise():
         return [(0, pixels)]
     most = limit // max(1, column_elements(p) * DTYPES[p.dtype]) // ELEMENTS * ELEMENTS
     most = max(most, ELEMENTS)
@@ -150,7 +144,7 @@ def cuts(problem: ConvProblem, limit: int) -> list[tuple[int, int]]:
 
 def product(problem: ConvProblem, first: int, count: int) -> Product:
     """The matrix products of a round."""
-    p, plane, columns = problem, problem.p * problem.q, needs_columns(problem)
+    p, plane, columns = problem, problem.p * problem.q, not problem.is_pixelwise()
     k, crs = p.k // p.groups, p.reduction_length()
     array = "columns" if columns else "x"
     w = Matrices("w", p.dtype, lead=crs, inner=k * crs)
@@ -187,12 +181,11 @@ def im2col_plan(problem: ConvProblem, first: int, count: int) -> Plan:
     row = min(most, power_of_two(height if by_pixels else width))
     rows = min(BLOCK // row, power_of_two(width if by_pixels else height))
     block_d, block_m = (row, rows) if by_pixels else (rows, row)
-    padded = any(side > 0 for sides in p.padding_sides() for side in sides)
     arguments = {
         "first": first, "count": count, "pitch": pitch, "groups": p.groups, "C": channels,
         "H": p.h, "W": p.w, "P": p.p, "Q": p.q, "stride_h": p.stride[0], "stride_w": p.stride[1],
         "pad_h": p.padding[0], "pad_w": p.padding[1], "dilation_h": p.dilation[0], "dilation_w": p.dilation[1],
-        "R": p.r, "S": p.s, "MODE": p.padding_mode if padded else "none",
+        "R": p.r, "S": p.s, "MODE": p.padding_mode if p.is_padded() else "none",
         "PADDING_VALUE": torch.tensor(p.padding_value, dtype=getattr(torch, p.dtype)).item(), "CHANNELS_LAST": last,
         "BY_PIXEL": by_pixels, "WIDE": is_wide(p, count),
         "C_VECTOR": vector(p, channels) if last else 1, "PITCH_VECTOR": vector(p, pitch),
@@ -240,7 +233,7 @@ class TritonIm2colGemm(TritonStrategy):
         return distinct(found)
 
     def workspace(self, problem: ConvProblem, **config: Any) -> dict[str, tuple[int, str]]:
-        if not needs_columns(problem):
+        if problem.is_pixelwise():
             return {}
         limit = (config or self.configs(problem)[0])["workspace_limit"]
         most = max((count for _, count in cuts(problem, limit)), default=0)
@@ -262,7 +255,7 @@ class TritonIm2colGemm(TritonStrategy):
 
     def _rounds(self, problem: ConvProblem, tile: Tile, precision: str, limit: int) -> Iterator[Plan]:
         for first, count in cuts(problem, limit):
-            if needs_columns(problem) and problem.reduction_length():
+            if not problem.is_pixelwise() and problem.reduction_length():
                 yield im2col_plan(problem, first, count)
             yield triton_gemm.plan(product(problem, first, count), tile, precision, is_wide(problem, count))
 

@@ -177,17 +177,6 @@ def conv_kernel(
     tl.store(y + o_y, acc.to(y.dtype.element_ty), mask=m_k[:, None] & m_m[None, :])
 
 
-def is_padded(problem: ConvProblem) -> bool:
-    """Whether a window reaches beyond its input."""
-    return any(side > 0 for sides in problem.padding_sides() for side in sides)
-
-
-def is_pixelwise(problem: ConvProblem) -> bool:
-    """Whether every output reads the one input at its own place."""
-    p = problem
-    return not is_padded(p) and (p.r, p.s, p.h, p.w) == (1, 1, p.p, p.q)
-
-
 def is_by_tap(problem: ConvProblem) -> bool:
     """Whether each step of the reduction reads channels of one filter tap.
 
@@ -210,7 +199,7 @@ def table(problem: ConvProblem) -> tuple[Tile, ...]:
     if p.layout == "channels_last":
         together = p.c // p.groups if is_by_tap(p) else 1
     else:
-        together = p.p * p.q if is_pixelwise(p) else 1
+        together = p.p * p.q if p.is_pixelwise() else 1
     return TILES["16-bit vectors" if together % 2 == 0 else "16-bit"]
 
 
@@ -265,13 +254,13 @@ class TritonImplicitGemm(TritonStrategy):
     def plan(self, problem: ConvProblem, **config: int) -> Plan:
         tile, p = Tile(**(config or self.configs(problem)[0])), problem
         plane = {"H": p.h, "W": p.w, "P": p.p, "Q": p.q, "STRIDE_H": p.stride[0], "STRIDE_W": p.stride[1]}
-        if is_pixelwise(p):  # then a plane may as well be one row, in which neighbours are read together
+        if p.is_pixelwise():  # then a plane may as well be one row, in which neighbours are read together
             plane = {"H": 1, "W": p.h * p.w, "P": 1, "Q": p.h * p.w, "STRIDE_H": 1, "STRIDE_W": 1}
         channels, filters, last = p.c // p.groups, p.k // p.groups, p.layout == "channels_last"
         arguments = {
             **plane, "N": p.n, "groups": p.groups, "C": channels, "K": filters,
             "pad_h": p.padding[0], "pad_w": p.padding[1], "dilation_h": p.dilation[0], "dilation_w": p.dilation[1],
-            "R": p.r, "S": p.s, "MODE": p.padding_mode if is_padded(p) else "none",
+            "R": p.r, "S": p.s, "MODE": p.padding_mode if p.is_padded() else "none",
             "PADDING_VALUE": torch.tensor(p.padding_value, dtype=getattr(torch, p.dtype)).item(),
             "ACTIVATION": p.activation, "CHANNELS_LAST": last, "BY_TAP": is_by_tap(p), "WIDE": wide(p),
             "C_VECTOR": vector(p, channels), "K_VECTOR": vector(p, filters) if last else 1,

@@ -48,7 +48,6 @@ from ..triton_common import (
     multiprocessors,
     pointers,
 )
-from .triton_implicit_gemm import is_padded, is_pixelwise
 
 
 class Tile(NamedTuple):
@@ -201,7 +200,7 @@ def axes(problem: ConvProblem) -> tuple[Axis, Axis]:
 def plane(problem: ConvProblem) -> ConvProblem:
     """The problem as boxes cover it: one that is read pixel by pixel is one long row."""
     p = problem
-    if not is_pixelwise(p):
+    if not p.is_pixelwise():
         return p
     pixels = p.n * p.h * p.w
     return p.replace(n=1, h=1, w=pixels, p=1, q=pixels, stride=(1, 1))
@@ -302,7 +301,7 @@ class TritonImplicitGemmTma(TritonStrategy):
             reasons.append("It computes float32, float16 and bfloat16: Hopper's warp-group products have no float64.")
         if p.layout != "channels_last":
             reasons.append("It needs layout channels_last, where a box's channels lie together.")
-        if is_padded(p) and p.padding_mode != "zeros" and (p.padding_mode, p.padding_value) != ("constant", 0.0):
+        if p.is_padded() and p.padding_mode != "zeros" and (p.padding_mode, p.padding_value) != ("constant", 0.0):
             reasons.append("It pads with zeros, which the hardware fills in.")
         if channels % vector or p.k % vector or not channels:
             reasons.append(f"It needs channels and filters in multiples of {vector}, which is 16 bytes.")

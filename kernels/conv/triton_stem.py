@@ -41,7 +41,6 @@ from ..triton_common import (
     vector,
     wide,
 )
-from .triton_implicit_gemm import is_padded
 
 
 class Tile(NamedTuple):
@@ -171,7 +170,7 @@ def channels(problem: ConvProblem) -> int:
 
 def is_whole(problem: ConvProblem) -> bool:
     """Whether x may be read as it is."""
-    return problem.layout == "channels_last" and problem.c == channels(problem) and not is_padded(problem)
+    return problem.layout == "channels_last" and problem.c == channels(problem) and not problem.is_padded()
 
 
 def padded(problem: ConvProblem) -> tuple[int, int]:

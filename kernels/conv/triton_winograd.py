@@ -451,11 +451,10 @@ class TritonWinograd(TritonStrategy):
         p, (pitch_c, _), pitch_t, (down, across) = problem, self.pitches(problem), rounded_up(count), self.grid(problem)
         channels, last = p.c // p.groups, p.layout == "channels_last"
         block_c, block_t = self.block(p.groups * pitch_c, pitch_t, last)
-        padded = any(side > 0 for sides in p.padding_sides() for side in sides)
         arguments = {
             **self.common(p), "first": first, "count": count, "pitch_t": pitch_t, "C": channels, "pitch_c": pitch_c,
             "H": p.h, "W": p.w, "P": p.p, "Q": p.q, "down": down, "across": across,
-            "pad_h": p.padding[0], "pad_w": p.padding[1], "MODE": p.padding_mode if padded else "none",
+            "pad_h": p.padding[0], "pad_w": p.padding[1], "MODE": p.padding_mode if p.is_padded() else "none",
             "PADDING_VALUE": torch.tensor(p.padding_value, dtype=getattr(torch, p.dtype)).item(),
             "WIDE": self.is_wide(p, count), "C_VECTOR": vector(p, channels) if last else 1, "VECTOR": VECTOR,
             "BLOCK_T": block_t, "BLOCK_C": block_c,
