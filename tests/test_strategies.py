@@ -13,7 +13,7 @@ from gpucnn.bench.inputs import integers
 from gpucnn.bench.machine import Machine
 from gpucnn.bench.oracle import Oracle, images, oracles
 from gpucnn.bench.validate import validate
-from gpucnn.kernels import parse
+from gpucnn.kernels import conv2d, parse
 from gpucnn.kernels.arrays import has_gpu
 from gpucnn.kernels.strategy import FAMILIES, STRATEGIES, load, strategies
 
@@ -182,6 +182,32 @@ def test_every_two_values_of_parameters(strategy, problem):
 def test_every_configuration(strategy, problem, config):
     found = validate(strategy, problem, MACHINE, [oracle(problem)], **config)
     assert found.verdict == "PASSED", found.message
+
+
+# 3.2 billion elements of x, of which twelve are read; or, for strategies of 3x3 filters, as many of y too, of which all
+# but the last 2x2 are 0.  On the host, tests of each language do this with a part of the grid.
+@pytest.mark.gpu
+@pytest.mark.skipif(not has_gpu(), reason="there is no GPU")
+@pytest.mark.parametrize("strategy", [case(s, strategy=s, name=s.name) for s in GRIDDED])
+def test_billions_of_elements(strategy):
+    import torch
+
+    problems = [parse(f"--dtype=float16 mb3ic1ih32768oc1{window}") for window in ("kh1sh16384", "kh3ph1")]
+    supported = [problem for problem in problems if not strategy.unsupported(problem, "cuda")]
+    if not supported:
+        pytest.skip("It supports neither.")
+    problem = supported[0]
+    x = torch.zeros(3, 1, 32768, 32768, dtype=torch.float16, device="cuda")
+    w = torch.ones(1, 1, problem.r, problem.r, dtype=torch.float16, device="cuda")
+    if problem is problems[0]:
+        x[:, :, ::16384, ::16384] = torch.arange(1, 13, device="cuda").reshape(3, 1, 2, 2)
+        y = conv2d(x, w, stride=16384, strategy=strategy.name)
+        assert y.flatten().tolist() == list(range(1, 13))
+    else:
+        x[-1, 0, -1, -1] = 4
+        y = conv2d(x, w, padding=1, strategy=strategy.name)
+        assert (y > 0.01).sum().item() == 4
+        assert y[-1, 0, -2:, -2:].flatten().tolist() == pytest.approx([4] * 4, abs=0.01)
 
 
 # A strategy that turns most of its grid down would prove little by the rest.

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from gpucnn.bench import records, report
 from gpucnn.bench.records import SCHEMA, Accuracy, Provenance, Record, Timing, Work
+from gpucnn.kernels.strategy import STRATEGIES
 
 PROBLEMS = (
     'g1mb1ic64ih56iw56oc64oh56ow56kh3kw3sh1sw1ph1pw1n"resnet50:res2a_branch2b"',
@@ -223,3 +224,13 @@ def test_csv_has_every_record_and_every_digit():
     assert (passed["problem"], passed["time_us"], passed["n"]) == (PROBLEMS[0], "400", "3")
     assert (passed["checked"], float(passed["error"])) == ("64", 1.6e-7)
     assert (failed["verdict"], failed["time_us"], failed["message"]) == ("FAILED", "", "a, b")
+
+
+def test_a_table_of_every_strategy_is_whole_however_wide_it_is():
+    names = [entry.partition(".")[2] for entry in STRATEGIES if entry.startswith("conv.")]
+    made = [make(name, 12345.0 + k, problem=problem) for problem in PROBLEMS for k, name in enumerate(names)]
+    lines = printed(*made).splitlines()
+    (row,) = [line for line in lines if line.startswith("resnet50")]
+    assert len(row.split()) == 1 + len(names) + 1 + 4
+    assert len(row) > 100
+    assert "…" not in "".join(lines)

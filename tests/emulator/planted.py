@@ -407,7 +407,9 @@ BUGS = [
     Bug("no barrier before the first chunk is read", WINOGRAD_F2X3, "__syncthreads();  // the first", "// the", F2X3),
     Bug("no barrier between two chunks", WINOGRAD_F2X3, "__syncthreads();  // the next", "// the next", F2X3),
     Bug("no barrier before sums are overwritten", WINOGRAD_F2X3, "__syncthreads();  // the last", "// the last", F2X3),
-    Bug("no barrier before sums are read", WINOGRAD_F2X3, "__syncthreads();  // the sums", "// the sums", F2X3),
+    Bug(
+        "no barrier before blocks of sums are read", WINOGRAD_F2X3, "__syncthreads();  // the sums", "// the sums", F2X3
+    ),
     Bug(
         "does not wait for a chunk's copies",
         WINOGRAD_F2X3,
