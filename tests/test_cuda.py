@@ -736,10 +736,15 @@ def test_a_limit_below_the_transformed_filters_is_an_error() -> None:
 
 
 def test_executed_flops_count_whole_tiles() -> None:
-    """7 x 7 outputs are 16 tiles of 2 x 2 and 4 of 4 x 4; a block has 32 of the former, 32 filters and 8 channels."""
+    """7 x 7 outputs are 16 tiles of 2 x 2 and 4 of 4 x 4; a block has 32 of the former, 32 filters and 8 channels.
+
+    To these products come the transforms, of each filter of 3 x 3 to 4 x 4 or 6 x 6, of inputs and of outputs.
+    """
     problem = parse("mb1ic5oc7ih7kh3ph1")
-    assert cupy_winograd_f2x3.strategy.executed_flops(problem) == 2 * 16 * 32 * 32 * 8
-    assert cupy_winograd_f4x3.strategy.executed_flops(problem) == 2 * 36 * 4 * 5 * 7
+    transforms = 2 * (7 * 5 * (4 * 3 * 3 + 4 * 3 * 4) + 16 * (5 * 2 * 4**3 + 7 * (2 * 4 * 4 + 2 * 4 * 2)))
+    assert cupy_winograd_f2x3.strategy.executed_flops(problem) == 2 * 16 * 32 * 32 * 8 + transforms
+    transforms = 2 * (7 * 5 * (6 * 3 * 3 + 6 * 3 * 6) + 4 * (5 * 2 * 6**3 + 7 * (4 * 6 * 6 + 4 * 6 * 4)))
+    assert cupy_winograd_f4x3.strategy.executed_flops(problem) == 2 * 36 * 4 * 5 * 7 + transforms
 
 
 def test_shared_memory_beyond_the_usual_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
