@@ -211,7 +211,7 @@ def _totals(lines: Sequence[Mapping[str, Row]], names: Sequence[str], compared: 
             yield total(f"GFLOP/s, {what}", map(_mean, rates))
     stages = dict.fromkeys(stage for rows in passed.values() for row in rows for stage in row["stage_times_us"])
     for stage in stages:
-        yield total(f"% of the time: {stage}", (_share(rows, stage) for rows in passed.values()))
+        yield total(f"{stage}, % of the time", (_share(rows, stage) for rows in passed.values()))
 
 
 def _mean(values: Sequence[float]) -> float | None:
@@ -254,7 +254,7 @@ def _notes(records: Sequence[Row]) -> Iterator[str]:
     for row in records:
         if row["verdict"] == "FAILED":
             yield f"FAILED {row['strategy']} on {row['label']}: {row['message']}"
-    ran = Counter((row["strategy"], row["algorithm"]) for row in records if row["algorithm"])
+    ran = Counter((row["strategy"], row["algorithm"]) for row in records if isinstance(row["algorithm"], str))
     for (name, algorithm), times in ran.items():
         yield f"{name} ran {algorithm} on {times} problem{'s' if times > 1 else ''}."
     partly = dict.fromkeys(row["label"] for row in records if _compared(row) and row["checked"] < row["outputs"])
@@ -284,8 +284,9 @@ def show(tables: Iterable[Grid], console: Console) -> None:
 def _print_whole(table: Table, console: Console) -> None:
     """Labels may be folded; where a table is wider even then, its lines are longer than the console's."""
     width = console.width
-    least = Measurement.get(console, console.options.update(max_width=1 << 16), table).minimum
-    console.width = max(width, least)
+    wanted = Measurement.get(console, console.options.update(max_width=1 << 16), table)
+    if wanted.minimum > width:
+        console.width = wanted.maximum
     console.print(table, crop=False)
     console.width = width
 

@@ -173,6 +173,7 @@ def load_bytes(ptx):
 
 def compile_all(capability):
     """What the tests read of each compiled kernel."""
+    from gpucnn.kernels import parse
     from gpucnn.kernels.offline import compile_triton
 
     report, known = [], {}  # configurations of a strategy of several launches share some of them
@@ -185,7 +186,8 @@ def compile_all(capability):
                 {
                     "line": line,
                     "config": config,
-                    "stage": plan.stage,
+                    "default": config == strategy.configs(parse(line.partition(" ")[2]))[0],
+                    "spilled": max(compiled.spill_store_bytes, compiled.spill_load_bytes),
                     "faults": compiled.faults(strategy.budget),
                     "multiplies": plan.stage in ("kernel", "gemm"),
                     "loads": load_bytes(ptx),
@@ -292,6 +294,7 @@ def test_kernels_compile_for(capability):
     compiled = report["compiled"]
     assert report["left out"] == []
     assert [one for one in compiled if one["faults"]] == []
+    assert [one for one in compiled if one["default"] and one["spilled"]] == []
     defaults = {one["line"]: one for one in reversed(compiled) if one["multiplies"]}
     assert [defaults[line] for line in lines(WIDE_LOADS) if defaults[line]["loads"] != [16]] == []
     assert {line: defaults[line]["wide_loads"] for line in WIDE_ROWS} == WIDE_ROWS

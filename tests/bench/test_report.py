@@ -129,8 +129,14 @@ def test_totals_are_of_what_each_strategy_passed():
     assert total(only, "largest workspace, MiB") == ["0", "3"]
     assert total(only, "GFLOP/s, effective") == ["1160", "1160"]
     assert total(only, "GFLOP/s, executed") == ["1160", "1630"]
-    assert total(only, "% of the time: im2col") == ["", "25"]
-    assert total(only, "% of the time: gemm") == ["", "75"]
+    assert total(only, "im2col, % of the time") == ["", "25"]
+    assert total(only, "gemm, % of the time") == ["", "75"]
+
+
+def test_notes_name_the_vendors_algorithms_alone():
+    made = [make("torch", 100.0, algorithm="winograd"), make("numpy_fft", 200.0)]
+    made.append(make("torch", 100.0, algorithm="winograd", problem=PROBLEMS[1]))
+    assert grid(*made).notes == ("torch ran winograd on 2 problems.",)
 
 
 def test_a_strategy_that_supports_none_of_the_problems_has_no_column():
