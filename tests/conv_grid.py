@@ -21,7 +21,7 @@ from gpucnn.kernels.problem import PADDING_MODES, ConvProblem, ProblemError, out
 
 COUNT = 300
 FEW = 100  # for a strategy with a transform, which is not exact
-MOST_FLOPS = 3e6  # of a problem, for the emulator's and the interpreter's sake
+MOST_FLOPS = 1e6  # of a problem, for the emulator's and the interpreter's sake
 CANDIDATES = 12  # problems drawn, of which the one that brings the most is kept
 
 # What kernels are compiled anew for, in ten combinations: types, layouts, bias and ReLU, which keeps integers.
