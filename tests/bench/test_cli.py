@@ -174,7 +174,9 @@ def keys(path):
 
 def interrupt(command, path, at_least, number):
     """Start the command, wait for so many records, send it a signal: (exit code, stderr, records in the file)."""
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    # Where the tests run in a shell's background, Ctrl-C is ignored, and would be in the command too.
+    with subprocess.Popen(command, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL), **pipes) as process:
         end = time.monotonic() + 60
         while time.monotonic() < end and process.poll() is None:
             if path.exists() and path.read_text().count("\n") >= at_least:
