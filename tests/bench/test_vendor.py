@@ -164,7 +164,7 @@ def test_a_gpus_kernels_come_before_the_hosts(monkeypatch):
 @pytest.mark.gpu
 def test_a_convolution_on_the_gpu_is_named():
     if not torch.cuda.is_available():
-        pytest.skip("no GPU")
+        pytest.skip("there is no GPU")
     x, w = torch.ones(8, 64, 28, 28, device="cuda"), torch.ones(64, 64, 3, 3, device="cuda")
     found = vendor.on_gpu(lambda: torch.nn.functional.conv2d(x, w))
     assert found
