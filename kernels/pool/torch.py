@@ -32,7 +32,8 @@ class TorchPool(TorchStrategy):
         reasons = []
         if problem.dtype in INTEGERS and (device == "cuda" or problem.operation != "max_pool2d"):
             reasons.append(f"torch's {problem.operation} takes no {problem.dtype} on {device}.")
-        if SIZES[problem.dtype] == 1 and problem.layout == "channels_last" and problem.h * problem.w > MOST_POSITIONS:
+        last = problem.layout == "channels_last" or problem.c == 1  # which is both
+        if SIZES[problem.dtype] == 1 and last and problem.h * problem.w > MOST_POSITIONS:
             reasons.append(f"torch takes channels_last planes of {problem.dtype} of up to {MOST_POSITIONS} elements.")
         if not isinstance(problem, PoolProblem):
             return reasons
