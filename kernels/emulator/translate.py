@@ -10,7 +10,7 @@ from .errors import NotSupportedError
 
 # What includes of these names give stands in include/, or is the host's own.
 HEADERS = {
-    *("cuda_runtime.h", "cuda_fp16.h", "cuda_bf16.h", "mma.h", "cuda_pipeline.h"),
+    *("cuda_runtime.h", "cuda_fp16.h", "cuda_bf16.h", "mma.h", "cuda_pipeline.h", "cooperative_groups.h"),
     *("math.h", "float.h", "limits.h", "stdint.h", "stddef.h", "stdio.h", "string.h", "assert.h"),
     *("cmath", "cfloat", "climits", "cstdint", "cstddef", "cstdio", "cstring", "cassert"),
     *("type_traits", "utility", "limits"),
@@ -18,7 +18,6 @@ HEADERS = {
 NOT_SUPPORTED = {
     r"\b(?:asm|__asm__|__asm)\b": "inline PTX (asm)",
     r"<<<": "a launch (<<<...>>>) in the source, which is to hold kernels alone",
-    r"\bcooperative_groups\b": "cooperative groups",
     r"\bcuda::\w+": "libcu++ (cuda::)",
     r"\b(?:tex(?:[123]D|Cubemap)\w*|surf(?:[123]D|Cubemap)\w*|cuda(?:Texture|Surface)Object_t)\b": "textures",
     r"\b__managed__\b": "managed memory (__managed__)",
@@ -48,6 +47,11 @@ def translate(text: str, names: Sequence[str]) -> str:
         if found[1] not in HEADERS:
             raise NotSupportedError(f"#include <{found[1]}>", *place(text, found.start()))
         headers.append(f"#include <{found[1]}>")
+    groups = "|".join(
+        ["cooperative_groups", *re.findall(r"\bnamespace\s+(\w+)\s*=\s*(?:::)?cooperative_groups\b", code)]
+    )
+    if found := re.search(rf"\b(?:{groups})\s*::\s*(?!this_cluster\b|cluster_group\b)(\w+)", code):
+        raise NotSupportedError(f"cooperative groups but for clusters ({found[1]})", *place(text, found.start()))
     for pattern, what in NOT_SUPPORTED.items():
         if found := re.search(pattern, code):
             raise NotSupportedError(what, *place(text, found.start()))
