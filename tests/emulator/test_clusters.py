@@ -323,7 +323,7 @@ RACES = {
     ),
     "a remote read and the owner's write": (
         STAGE
-        + "SYNC;\nif (cluster.block_rank() == 3) s[t] = 3;\nelse y[t] = *cluster.map_shared_rank(s + t, 3);\nSYNC;",
+        + "SYNC;\nif (cluster.block_rank() == 3) s[t] = 3;\nelse y[blockIdx.x * 64 + t] = *cluster.map_shared_rank(s + t, 3);\nSYNC;",
         (9, 10),
     ),
     "written after the arrival": (
