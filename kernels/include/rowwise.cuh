@@ -22,6 +22,7 @@ __device__ int lead(const T* at) {
 // A row that begins at any element: a head, aligned vectors of V elements, and a tail; head and tail are its edges.
 template <int V>
 struct Cut {
+  static constexpr int EDGES = 3 * V - 2;  // at most
   int head, vectors, edges;
 
   template <typename T>
@@ -29,6 +30,16 @@ struct Cut {
     head = min(-lead<V>(row) & V - 1, length);
     vectors = (length - head) / V;
     edges = length - vectors * V;
+  }
+
+  // As y's memory cuts it, for x that may be aligned otherwise: none of the vectors is read from behind the row.
+  template <typename T, typename U>
+  __device__ Cut(const T* x, const U* y, int length) : Cut(y, length) {
+    const int shift = lead<V>(x + head);
+    if (shift > 0 && vectors > 0 && edges - head < V - shift) {
+      --vectors;
+      edges += V;
+    }
   }
 
   __device__ int vector(int i) const { return head + i * V; }
@@ -41,35 +52,33 @@ __device__ Pack<T, V> load(const T* at) {
   return *reinterpret_cast<const Pack<T, V>*>(at);
 }
 
-// V neighbours from any address, of a row that ends at `end`: the two aligned vectors in which they lie are shifted
-// together, so that neighbouring threads still read 16 bytes each.  The row's array begins at a multiple of 16 bytes.
+// V neighbours that begin `shift` elements behind an aligned vector, from it and the next one, shifted together: so
+// neighbouring threads read 16 bytes each of what is not aligned, too.
 template <int V, typename T>
-__device__ Pack<T, V> load_across(const T* at, const T* end) {
+__device__ Pack<T, V> join(const Pack<T, V>& low, const Pack<T, V>& high, int shift) {
   constexpr int WORDS = V * sizeof(T) / 4;
-  const int shift = lead<V>(at);
-  if (shift == 0) return load<V>(at);
-  Pack<T, V> loaded;
-  if (end - at < 2 * V - shift) {  // the second vector hangs over the row
-#pragma unroll
-    for (int v = 0; v < V; ++v) loaded.v[v] = at[v];
-    return loaded;
-  }
-  const Pack<unsigned, WORDS> low = *reinterpret_cast<const Pack<unsigned, WORDS>*>(at - shift);
-  const Pack<unsigned, WORDS> high = *reinterpret_cast<const Pack<unsigned, WORDS>*>(at - shift + V);
-  unsigned word[2 * WORDS];
-#pragma unroll
-  for (int i = 0; i < 2 * WORDS; ++i) word[i] = i < WORDS ? low.v[i] : high.v[i - WORDS];
   const int bytes = shift * sizeof(T);
+  unsigned word[2 * WORDS];
+  memcpy(word, &low, sizeof low);
+  memcpy(word + WORDS, &high, sizeof high);
 #pragma unroll
   for (int step = WORDS / 2; step; step /= 2) {
 #pragma unroll
     for (int i = 0; i < 2 * WORDS - step; ++i) word[i] = bytes & 4 * step ? word[i + step] : word[i];
   }
-  Pack<unsigned, WORDS> shifted;
 #pragma unroll
-  for (int i = 0; i < WORDS; ++i) shifted.v[i] = __funnelshift_r(word[i], word[i + 1], bytes % 4 * 8);
-  memcpy(&loaded, &shifted, sizeof loaded);
-  return loaded;
+  for (int i = 0; i < WORDS; ++i) word[i] = __funnelshift_r(word[i], word[i + 1], bytes % 4 * 8);
+  Pack<T, V> joined;
+  memcpy(&joined, word, sizeof joined);
+  return joined;
+}
+
+// V neighbours from any address of an array that begins at a multiple of 16 bytes; `Cut` makes sure that there are V
+// - shift elements behind them.
+template <int V, typename T>
+__device__ Pack<T, V> load_across(const T* at) {
+  const int shift = lead<V>(at);
+  return shift == 0 ? load<V>(at) : join<V>(load<V>(at - shift), load<V>(at - shift + V), shift);
 }
 
 template <typename A, typename T, int V>
@@ -85,6 +94,21 @@ __device__ void store(U* at, const A (&value)[V]) {
 #pragma unroll
   for (int v = 0; v < V; ++v) rounded.v[v] = static_cast<U>(value[v]);
   *reinterpret_cast<Pack<U, V>*>(at) = rounded;
+}
+
+// A warp copies dense neighbouring rows, `elements` in all, to shared memory in vectors of V; the first begins at a
+// multiple of V elements.  Rows that lie apart are copied element by element.
+template <int V, typename T>
+__device__ void stage_rows(T* run, const T* x, int elements, int length, long long row_stride) {
+  const int lane = threadIdx.x % 32;
+  if (row_stride == length) {
+    const int whole = elements / V * V;
+#pragma unroll 4
+    for (int i = lane * V; i < whole; i += 32 * V) *reinterpret_cast<Pack<T, V>*>(run + i) = load<V>(x + i);
+    if (whole + lane < elements) run[whole + lane] = x[whole + lane];
+  } else {
+    for (int i = lane; i < elements; i += 32) run[i] = x[i / length * row_stride + i % length];
+  }
 }
 
 // Reductions ------------------------------------------------------------------------------------------------------------
@@ -172,6 +196,32 @@ __device__ A over_block(A value, Op op, A none, A* warps) {
   return over_lanes<32>(lane < count ? warps[lane] : none, op);
 }
 
+// A value a column from a block of whole warps, in which thread t is lane t % lanes of a team, and has COLUMNS columns: one
+// from all teams, for each of their threads.  `lanes` is a power of two, 32 at most.  `warps` [warps][lanes * COLUMNS].
+template <int COLUMNS, typename A, typename Op>
+__device__ void over_teams(A (&value)[COLUMNS], int lanes, Op op, A* warps) {
+#pragma unroll
+  for (int v = 0; v < COLUMNS; ++v) {
+    for (int distance = 16; distance >= lanes; distance /= 2) value[v] = op(value[v], from_lane(value[v], distance));
+  }
+  const int count = blockDim.x / 32, wide = lanes * COLUMNS, lane = threadIdx.x % 32;
+  if (count == 1) return;
+  __syncthreads();  // the last reduction's values are read
+  if (lane < lanes) {
+#pragma unroll
+    for (int v = 0; v < COLUMNS; ++v) warps[threadIdx.x / 32 * wide + lane * COLUMNS + v] = value[v];
+  }
+  __syncthreads();
+  for (int column = threadIdx.x; column < wide; column += blockDim.x) {
+    A found = warps[column];
+    for (int warp = 1; warp < count; ++warp) found = op(found, warps[warp * wide + column]);
+    warps[column] = found;
+  }
+  __syncthreads();
+#pragma unroll
+  for (int v = 0; v < COLUMNS; ++v) value[v] = warps[lane % lanes * COLUMNS + v];
+}
+
 // Softmax ---------------------------------------------------------------------------------------------------------------
 
 // What makes a result of an exponential, or for the logarithm of a value below the maximum: value * scale + offset.
@@ -188,14 +238,14 @@ struct Finish {
 template <typename T, typename U, int ITEMS, int LEAST_THREADS>
 struct Row {
   using A = typename Accumulator<T>::type;
-  static constexpr int V = VECTOR<T, U>, EDGES = (2 * (V - 1) + LEAST_THREADS - 1) / LEAST_THREADS;
+  static constexpr int V = VECTOR<T, U>, EDGES = (Cut<V>::EDGES + LEAST_THREADS - 1) / LEAST_THREADS;
 
   Cut<V> cut;
   int thread, threads;
   A value[ITEMS][V], edge[EDGES];
 
   __device__ Row(const T* x, const U* y, int length, int thread, int threads)
-      : cut(y, length), thread(thread), threads(threads) {
+      : cut(x, y, length), thread(thread), threads(threads) {
     const T none = static_cast<T>(-Accumulator<T>::infinity());
     Pack<T, V> loaded[ITEMS];
     T single[EDGES];
@@ -204,15 +254,29 @@ struct Row {
 #pragma unroll
       for (int v = 0; v < V; ++v) loaded[i].v[v] = none;
     }
-    if (lead<V>(x + cut.head) == 0) {
+    const int shift = lead<V>(x + cut.head);
+    const T* vectors = x + cut.head - shift;
+    if (shift == 0) {
 #pragma unroll
       for (int i = 0; i < ITEMS; ++i) {
-        if (own(i) < cut.vectors) loaded[i] = load<V>(x + cut.vector(own(i)));
+        if (own(i) < cut.vectors) loaded[i] = load<V>(vectors + own(i) * V);
       }
     } else {
+      constexpr int BATCH = ITEMS < 2 ? 1 : 2;  // vectors that are joined together, for want of registers
 #pragma unroll
-      for (int i = 0; i < ITEMS; ++i) {
-        if (own(i) < cut.vectors) loaded[i] = load_across<V>(x + cut.vector(own(i)), x + length);
+      for (int first = 0; first < ITEMS; first += BATCH) {
+        Pack<T, V> high[BATCH];
+#pragma unroll
+        for (int i = 0; i < BATCH; ++i) {
+          if (own(first + i) < cut.vectors) {
+            loaded[first + i] = load<V>(vectors + own(first + i) * V);
+            high[i] = load<V>(vectors + own(first + i) * V + V);
+          }
+        }
+#pragma unroll
+        for (int i = 0; i < BATCH; ++i) {
+          if (own(first + i) < cut.vectors) loaded[first + i] = join<V>(loaded[first + i], high[i], shift);
+        }
       }
     }
 #pragma unroll
