@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from . import emulator
-from .arrays import span
+from .arrays import has_gpu, span
 from .emulator import CompileError
 from .problem import PADDING_MODES, ConvProblem
 from .source import declaration, inlined, masked
@@ -235,6 +235,12 @@ def _current_gpu() -> int:
     return cupy.cuda.Device().id
 
 
+def _compute_capability() -> str:
+    import cupy
+
+    return cupy.cuda.Device().compute_capability
+
+
 @cache
 def _function(text: str, name: str, device: int) -> Any:
     """The kernel compiled for a device, which is current; CuPy keeps what it compiled on disk, too."""
@@ -271,6 +277,8 @@ class CudaStrategy(StagedStrategy):
             header_directory()
         except RuntimeError as error:
             return [str(error)]
+        if self.archs and has_gpu():
+            return self.foreign(f"sm_{_compute_capability()}")
         return []
 
     def kernels(self, problem: Any, **config: Any) -> list[Kernel]:
