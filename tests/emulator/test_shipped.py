@@ -44,6 +44,8 @@ PROBLEMS = [
     ("rowwise.cupy_softmax", "--op=log_softmax --dtype=float16 3x700"),
     ("rowwise.cupy_softmax", "--op=softmax 2x16400"),
     ("rowwise.cupy_softmax", "--op=log_softmax --dtype=float64 --axis=1 2x21x23"),
+    ("rowwise.cupy_softmax_cluster", "--op=softmax --dtype=float16 2x5003"),
+    ("rowwise.cupy_softmax_cluster", "--op=log_softmax --row-stride=4111 2x4109"),
 ]
 SETTINGS = [
     {"order": "descending"},
