@@ -25,7 +25,7 @@ from gpucnn.kernels.cuda import CompileError, Kernel
 from gpucnn.kernels.offline import compile_cuda
 from gpucnn.kernels.pool import cupy_max_pool
 from gpucnn.kernels.problem import ACTIVATIONS, PADDING_MODES, parse
-from gpucnn.kernels.rowwise import cupy_softmax
+from gpucnn.kernels.rowwise import cupy_softmax, cupy_softmax_cluster
 from gpucnn.kernels.source import masked
 
 # What a kernel is compiled anew for, beside its configuration: element type, layout, activation and filter width, or a
@@ -126,6 +126,14 @@ SOFTMAX = [
     for op, dtype in (("softmax", "float32"), ("softmax", "bfloat16"), ("log_softmax", "float64"))
     for dims in ("8x128", "8x2048", "8x8192", "8x16384", "8x16385", "8x21x64")
 ]
+# The longest rows of each type, and two that four blocks hold.
+SOFTMAX_CLUSTER = [
+    "--op=softmax 8x458752",
+    "--op=log_softmax --dtype=float64 8x229376",
+    "--op=softmax --dtype=bfloat16 8x917504",
+    "--op=softmax --dtype=float16 --out-dtype=float32 300x150000",
+    "--op=softmax --out-dtype=float16 --row-stride=100001 300x100000",
+]
 LINES = {
     cupy_direct.strategy: DIRECT,
     cupy_depthwise.strategy: DEPTHWISE,
@@ -136,6 +144,7 @@ LINES = {
     cupy_fft.strategy: FFT,
     cupy_max_pool.strategy: MAX_POOL,
     cupy_softmax.strategy: SOFTMAX,
+    cupy_softmax_cluster.strategy: SOFTMAX_CLUSTER,
 }
 
 
@@ -149,13 +158,14 @@ def test_every_strategy_and_tile_is_compiled() -> None:
     assert tiles == {tile for row in cupy_implicit_gemm.TILES.values() for tile in row}
 
 
-@pytest.mark.parametrize("arch", ARCHS)
 @pytest.mark.parametrize(
-    ("strategy", "line"),
+    ("strategy", "line", "arch"),
     [
-        pytest.param(strategy, line, id=f"{strategy.name} {line}")
+        pytest.param(strategy, line, arch, id=f"{strategy.name} {line}-{arch}")
         for strategy, strategys_lines in LINES.items()
         for line in strategys_lines
+        for arch in ARCHS
+        if not strategy.foreign(arch)
     ],
 )
 def test_compiles_within_its_budget(strategy: cuda.CudaStrategy, line: str, arch: str) -> None:
