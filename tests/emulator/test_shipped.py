@@ -75,6 +75,6 @@ def test_every_shipped_kernel_is_among_them():
     shipped = {
         (str(path.relative_to(root)), name)
         for path in root.rglob("*.cu")
-        for name in re.findall(r"__global__ void\s+(?:__launch_bounds__\([^;{]*?\)\s+)?(\w+)\(", path.read_text())
+        for name in re.findall(r"__global__ void\s+(?:__\w+__\([^;{]*?\)\s+)*(\w+)\(", path.read_text())
     }
     assert launched == shipped
