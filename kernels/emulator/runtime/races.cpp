@@ -36,7 +36,7 @@ namespace {
 
 struct Access {
   uint32_t block;  // its number + 1; 0: there was none
-  uint32_t thread, epoch, clock, left, pc;
+  uint32_t thread : 10, left : 22, epoch, clock, pc;
 };
 
 // Of those who read: one, a later one in another warp, a later one in the same warp, and one of an earlier block.  Of
@@ -83,9 +83,7 @@ struct Block {
 
 std::vector<Region> regions;
 std::map<uint64_t, std::vector<Told>> told_at;  // by address; nothing is ever taken away
-Block blocks[MAX_BLOCKS];  // of the cluster, by rank
-
-Block& own_block() { return blocks[cluster_rank()]; }
+Block blocks[MAX_BLOCKS], *current = blocks;  // of the cluster, by rank
 
 Cell* new_cells(uint64_t count) {
   void* room = mmap(nullptr, count * sizeof(Cell) + 1, PROT_READ | PROT_WRITE,
@@ -161,7 +159,7 @@ bool told(Heard all, const Access& other) {
 
 bool ordered(const Access& other, bool shared) {
   const uint32_t thread = current_thread();
-  const Block& own = own_block();
+  const Block& own = *current;
   if (other.block == 0) return true;
   if (other.block == own.number) {
     if (other.thread == thread || other.epoch < own.epoch) return true;
@@ -241,7 +239,7 @@ bool check(Cell& cell, Kind kind, const Access& own, const Region& region, uint6
 
 void remember_read(Access (&reads)[4], const Access& own, bool shared) {
   Access &first = reads[0], &earlier = reads[3];
-  const uint32_t entered = own_block().entered[own.thread];
+  const uint32_t entered = current->entered[own.thread];
   if (first.block != own.block || first.epoch < own.epoch || first.left < entered) {
     // One that is ordered before this one says nothing of those that are not.
     const bool keep = earlier.block && (!shared || !ordered(earlier, shared));
@@ -259,7 +257,7 @@ void remember_read(Access (&reads)[4], const Access& own, bool shared) {
 bool is_there(const Region& region, const Remote& remote) {
   const uint64_t number = block_of(region.rank);
   Remote& last = blocks[region.rank].remote;
-  if (own_block().entered[remote.by.thread] == 0) return fail_remote(remote, number, MAY_NOT_HAVE_BEGUN), false;
+  if (current->entered[remote.by.thread] == 0) return fail_remote(remote, number, MAY_NOT_HAVE_BEGUN), false;
   if (has_ended(region.rank)) return fail_remote(remote, number, MAY_HAVE_ENDED), false;
   if (!last.by.block || remote.by.left >= last.by.left) last = remote;
   return true;
@@ -286,10 +284,10 @@ void access(const void* pointer, int bytes, Kind kind, uint64_t pc) {
     end_thread();
   }
   const int thread = current_thread();
-  Block& block = own_block();
-  const Access own = {block.number, static_cast<uint32_t>(thread), block.epoch, block.clocks[thread],
-                      block.left[thread], static_cast<uint32_t>(pc)};
-  if (region->shared && region->rank != cluster_rank() && !is_there(*region, {own, DOES[kind], bytes, address})) {
+  Block& block = *current;
+  const Access own = {block.number, static_cast<uint32_t>(thread), block.left[thread], block.epoch,
+                      block.clocks[thread], static_cast<uint32_t>(pc)};
+  if (region->shared && blocks + region->rank != current && !is_there(*region, {own, DOES[kind], bytes, address})) {
     end_thread();
   }
   if (bytes % region->granule || (address - region->begin) % region->granule) refine(*region);
@@ -364,8 +362,10 @@ void races_begin_cluster() {
   }
 }
 
+void races_enter(int rank) { current = blocks + rank; }
+
 bool races_end_block() {
-  const Block& block = own_block();
+  const Block& block = *current;
   const uint32_t waited = *std::max_element(block.entered, block.entered + MAX_THREADS);
   if (!block.remote.by.block || block.remote.by.left < waited) return true;
   fail_remote(block.remote, current_block(), MAY_HAVE_ENDED);
@@ -373,7 +373,7 @@ bool races_end_block() {
 }
 
 void races_barrier() {
-  Block& block = own_block();
+  Block& block = *current;
   block.epoch++;
   for (Heard& one : block.heard) {
     join(block.all_heard, one);
@@ -382,9 +382,9 @@ void races_barrier() {
   std::fill_n(block.entered, MAX_THREADS, *std::max_element(block.entered, block.entered + MAX_THREADS));
 }
 
-void races_arrive() { own_block().left[current_thread()]++; }
+void races_arrive() { current->left[current_thread()]++; }
 
-void races_wait() { own_block().entered[current_thread()] = own_block().left[current_thread()]; }
+void races_wait() { current->entered[current_thread()] = current->left[current_thread()]; }
 
 void races_cluster() {
   Heard all;
@@ -396,7 +396,7 @@ void races_cluster() {
 }
 
 void races_meet(int warp, unsigned lanes) {
-  auto& [number, epoch, clocks, known, left, entered, fence, all_heard, heard, remote] = own_block();
+  auto& [number, epoch, clocks, known, left, entered, fence, all_heard, heard, remote] = *current;
   uint32_t all[32] = {}, most = 0;
   for (int lane = 0; lane < 32; lane++) {
     if (!(lanes >> lane & 1)) continue;
@@ -415,7 +415,7 @@ void races_meet(int warp, unsigned lanes) {
 
 void order_device() {
   const uint32_t thread = current_thread();
-  Block& own = own_block();
+  Block& own = *current;
   own.fence[thread] = {own.number, own.epoch, thread, own.clocks[thread]++, own.entered[thread], {}};
 }
 
@@ -425,7 +425,7 @@ void races_atomic(void* address, int bytes, uint64_t pc) {
   if (!races_leave()) end_thread();
   access(address, bytes, ATOMIC, pc);
   const int thread = current_thread();
-  Block& own = own_block();
+  Block& own = *current;
   const auto here = told_at.find(at);
   if (here != told_at.end()) own.heard[thread][here->first] = here->second.size();
   if (own.fence[thread].block) {

@@ -80,6 +80,7 @@ bool fail_absent(uint64_t pc, const void* address);
 #ifdef WITH_THREAD  // races.cpp
 void races_begin_launch();
 void races_begin_cluster();
+void races_enter(int rank);  // that block's threads run from here on
 bool races_end_block();  // false: the launch has failed
 void races_barrier();  // every thread of the block has come
 void races_arrive();   // the current thread, at the cluster's barrier
@@ -91,6 +92,7 @@ bool races_leave();  // the current thread is about to wait or return; false: th
 #else
 inline void races_begin_launch() {}
 inline void races_begin_cluster() {}
+inline void races_enter(int) {}
 inline bool races_end_block() { return true; }
 inline void races_barrier() {}
 inline void races_arrive() {}

@@ -109,7 +109,7 @@ struct Block {
 };
 
 Block blocks[MAX_BLOCKS], *own = blocks;  // of the cluster; the current one
-int order_of_blocks[MAX_BLOCKS];
+int order_of_blocks[MAX_BLOCKS], rank_of_own;
 // Of the cluster: its blocks and their threads; those that have not returned, and have arrived at its barrier.
 int block_count, threads, alive, arrived;
 unsigned cluster_round;
@@ -311,12 +311,14 @@ void admit(const Block& block, int protection) {
 void enter(Block& block) {
   if (&block == own && own->begun) return;
   for (uint32_t i = 0; own->begun && own->alive && i < launch->shared; i++) {
-    copy(home_of(i, int(own - blocks)), shared_ranges[i].address, shared_ranges[i].bytes);
+    copy(home_of(i, rank_of_own), shared_ranges[i].address, shared_ranges[i].bytes);
   }
   own = &block;
+  rank_of_own = int(own - blocks);
+  races_enter(rank_of_own);
   blockIdx = own->index;
   for (uint32_t i = 0; own->begun && i < launch->shared; i++) {
-    copy(shared_ranges[i].address, home_of(i, int(own - blocks)), shared_ranges[i].bytes);
+    copy(shared_ranges[i].address, home_of(i, rank_of_own), shared_ranges[i].bytes);
   }
   if (own->begun) return;
   own->begun = true;
@@ -389,7 +391,7 @@ uint3 index_of(uint64_t block) {
 }
 
 dim3 cluster_size() { return {launch->cluster[0], launch->cluster[1], launch->cluster[2]}; }
-int cluster_rank() { return int(own - blocks); }
+int cluster_rank() { return rank_of_own; }
 uint3 cluster_index() {
   const dim3 size = cluster_size();
   return {blockIdx.x % size.x, blockIdx.y % size.y, blockIdx.z % size.z};
