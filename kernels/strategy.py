@@ -39,11 +39,13 @@ STRATEGIES = (  # the folder's name, then the strategy's; in the order in which 
     "conv.triton_winograd_f4x3",
     "conv.triton_stem",
     "pool.torch",
+    "pool.torch_compile",
     "pool.numpy",
     "pool.cupy_max_pool",
     "pool.triton_max_pool",
     "pool.triton_avg_pool",
     "rowwise.torch",
+    "rowwise.torch_compile",
     "rowwise.numpy",
     "rowwise.cupy_softmax_warp",
     "rowwise.cupy_softmax_block",
@@ -51,6 +53,7 @@ STRATEGIES = (  # the folder's name, then the strategy's; in the order in which 
     "rowwise.cupy_softmax_cluster",
     "rowwise.triton_softmax",
     "gemm.torch",
+    "gemm.torch_compile",
     "gemm.numpy",
 )
 
