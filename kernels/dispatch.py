@@ -22,7 +22,14 @@ ORDER = {
             "triton_implicit_gemm",
         ),
         "pool": ("torch", "cupy_max_pool", "triton_max_pool", "triton_avg_pool"),
-        "rowwise": ("torch", "cupy_softmax_warp", "cupy_softmax_block", "cupy_softmax_online", "triton_softmax"),
+        "rowwise": (
+            "torch",
+            "cupy_softmax_warp",
+            "cupy_softmax_block",
+            "cupy_softmax_online",
+            "cupy_cross_entropy",
+            "triton_softmax",
+        ),
         "gemm": ("torch",),
     },
     "cpu": {

@@ -26,7 +26,7 @@ from typing import Any
 from ..cuda import C_TYPES, CudaStrategy, Kernel, instance
 from ..problem import DTYPES, SOFTMAX_OPS, SoftmaxProblem
 from ..strategy import Budget
-from .rows import LINE_BYTES, cdiv, sums, types, vector
+from .rows import LINE_BYTES, cdiv, lead, sums, types, vector
 
 SOURCE = "rowwise/cupy_softmax_online.cu"
 THREADS, VECTORS = 256, 4  # STREAM_THREADS and STREAM_VECTORS in include/online.cuh
@@ -100,7 +100,7 @@ class CupySoftmaxOnline(CudaStrategy):
             shared_bytes = THREADS // 32 * chosen.lanes * chosen.columns * 2 * DTYPES[sums(problem)]
         else:
             name = instance("softmax_online_rows", *kinds)
-            scalars |= {"row_stride": problem.lead()}
+            scalars |= {"row_stride": lead(problem)}
             shared_bytes = 0
         starts = range(0, chosen.slots, chosen.group)
         ends = [min(start + chosen.group, chosen.slots) for start in starts]
