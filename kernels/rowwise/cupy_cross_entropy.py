@@ -1,17 +1,17 @@
-"""Cross-entropy of logits with classes in CUDA C, without the softmax: each loss from one read of x, nothing written else.
+"""Cross-entropy in CUDA C, without the softmax: each loss from one read of the logits.
 
-x is (N, C, d...), seen as (outer, C, inner): rows of classes (inner = 1), or columns.  A few classes take a thread a row,
-whose warp's rows go through shared memory as one run of memory; more take eight or 32 lanes, long rows a block, and few
-long ones several blocks, whose statistics meet in the workspace.  Columns are taken by tiles of neighbouring ones, in
-vectors of 16 bytes where `inner` divides into such, likewise divided over blocks where they are few and long.  In all of
-them threads keep a running maximum and the sum of exponentials below it.  For a mean or a sum the losses go to the
-workspace; blocks add up runs of them in float64, and one block adds up what these have found, in an order that follows
-from the problem alone: the result is the same in every run.
+x is (N, C, d...), seen as (outer, C, inner): rows of classes (inner = 1), or columns.  A few classes take a thread a
+row, whose warp's rows go through shared memory as one run of memory; more take eight or 32 lanes, long rows a block,
+and few long ones several blocks, whose statistics meet in the workspace.  Columns are taken by tiles of neighbouring
+ones, in vectors of 16 bytes where `inner` divides into such, likewise divided over blocks where they are few and long.
+In all of them threads keep a running maximum and the sum of exponentials below it.  For a mean or a sum the losses go
+to the workspace; blocks add up runs of them in float64, and one block adds up what these have found, in an order that
+follows from the problem alone: the result is the same in every run.
 
 FLOPs: about 5 an element, one exponential, two of a few classes' maxima.  Bytes: x and the targets once; of a mean or a
 sum, a float32 loss (float64 of float64) written and read again for each row.
 Limits: memory's bandwidth; of a small batch, the two or three launches.
-Not supported: a block a row or tile, and more than 2^31 of these, or as many classes.
+Not supported: 2^31 rows or more, or as many classes.
 
 Source: M. Milakov, N. Gimelshein, Online normalizer calculation for softmax (2018).
 """

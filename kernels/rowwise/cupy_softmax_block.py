@@ -1,17 +1,17 @@
 """Softmax and its logarithm in CUDA C, a block a row, or a tile of columns, which stays on the chip: one read of x.
 
-An array is (outer, length, inner).  Rows (inner = 1) lie in the registers of up to 1024 threads; what does not fit there
-(more than 32768 elements, 10240 of float64) in shared memory, up to 160 KB.  Columns (inner > 1): a block has all of a
-few neighbouring ones, a line of memory or more wide where they are short, 32 bytes where they are long; a thread has 16
-bytes of each of its rows where `inner` divides into such vectors, else one element.  Rows are cut into a head, aligned
-vectors of 16 bytes as y's memory has them, and a tail; where x is aligned otherwise, by a row stride, two aligned vectors
-of it are shifted together.  Maxima and sums meet by shuffles within a warp, and in shared memory between warps.
+An array is (outer, length, inner).  Rows (inner = 1) lie in the registers of up to 1024 threads; what does not fit
+there (more than 32768 elements, 10240 of float64) in shared memory, up to 160 KB.  Columns (inner > 1): a block has
+all of a few neighbouring ones, a line of memory or more wide where they are short, 32 bytes where they are long; a
+thread has 16 bytes of each of its rows where `inner` divides into such vectors, else one element.  Rows are cut into a
+head, aligned vectors of 16 bytes as y's memory has them, and a tail; where x is aligned otherwise, by a row stride,
+two aligned vectors of it are shifted together.  Maxima and sums meet by shuffles within a warp, and in shared memory
+between warps.
 
 FLOPs: about 5 an element, one exponential; two of what lies in shared memory.  Bytes: x once and y once.
-Limits: memory's bandwidth.  Of rows that take a block of 1024 threads, a multiprocessor holds one: while it computes, it
-loads nothing.
-Not supported: rows and columns that do not fit.
-"""
+Limits: memory's bandwidth.  Of rows that take a block of 1024 threads, a multiprocessor holds one: while it computes,
+it loads nothing.
+Not supported: rows and columns that do not fit."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
 """Softmax and its logarithm of rows and columns of any length in CUDA C: statistics first, results from a second read.
 
-An array is (outer, length, inner).  Rows (inner = 1), or tiles of neighbouring columns, are cut into parts, a block each,
-so that few long ones fill a GPU, too.  A block's threads keep a running maximum and the sum of exponentials below it,
-which they scale down when the maximum grows; what a part comes to is written to the workspace, and merged by whoever
-needs the row's.  The parts and the order in which they are merged follow from the problem alone: results are the same in
-every run.
+An array is (outer, length, inner).  Rows (inner = 1), or tiles of neighbouring columns, are cut into parts, a block
+each, so that few long ones fill a GPU, too.  A block's threads keep a running maximum and the sum of exponentials
+below it, which they scale down when the maximum grows; what a part comes to is written to the workspace, and merged by
+whoever needs the row's.  The parts and the order in which they are merged follow from the problem alone: results are
+the same in every run.
 
 Rows are taken in groups of about 16 MB.  A launch writes the results of one group, and then takes the statistics of the
 next: so a group that has just been read from memory is read again from L2, of 40 MB on an A100 and 50 MB on an H100.
@@ -21,6 +21,7 @@ Source: M. Milakov, N. Gimelshein, Online normalizer calculation for softmax (20
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from ..cuda import C_TYPES, CudaStrategy, Kernel, instance
@@ -120,7 +121,7 @@ class CupySoftmaxOnline(CudaStrategy):
                 },
                 shared_bytes=shared_bytes,
             )
-            for (write, write_end), (read, read_end) in zip(groups, groups[1:], strict=False)
+            for (write, write_end), (read, read_end) in pairwise(groups)
         ]  # fmt: skip
 
 
