@@ -11,7 +11,8 @@ between warps.
 FLOPs: about 5 an element, one exponential; two of what lies in shared memory.  Bytes: x once and y once.
 Limits: memory's bandwidth.  Of rows that take a block of 1024 threads, a multiprocessor holds one: while it computes,
 it loads nothing.
-Not supported: rows and columns that do not fit."""
+Not supported: rows and columns that do not fit, and 2^31 rows or more.
+"""
 
 from __future__ import annotations
 
@@ -72,9 +73,10 @@ class CupySoftmaxBlock(CudaStrategy):
     budget = Budget(shared_bytes=EXTENSION + 256 + 256)
 
     def limits(self, problem: SoftmaxProblem, device: str) -> list[str]:
-        _, length, inner = problem.rows()
+        outer, length, inner = problem.rows()
         most, what = longest(problem), "columns" if inner > 1 else "rows"
-        return [f"It takes {what} of at most {most} elements, not of {length}."] * (length > most)
+        reasons = [f"It takes {what} of at most {most} elements, not of {length}."] * (length > most)
+        return reasons + [f"It takes fewer than 2^31 rows, not {outer}."] * (inner == 1 and outer >= 2**31)
 
     def configs(self, problem: SoftmaxProblem) -> list[dict[str, Any]]:
         """How many elements a thread holds: few, where a block of half the most threads is enough for them."""

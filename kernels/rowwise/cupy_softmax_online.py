@@ -11,7 +11,7 @@ next: so a group that has just been read from memory is read again from L2, of 4
 
 FLOPs: about 8 an element, two exponentials.  Bytes: x twice and y once; through memory x once and y once where L2 keeps
 a group until it is read again.  A row of more than 16 MB is a group of its own, and comes from memory a second time as
-far as it exceeds L2; so do groups of more than 1/512 of more than 8 GB, as there are no more launches than that.
+far as it exceeds L2.  There are no more than 512 groups: they grow where x has more than 8 GB.
 Limits: memory's bandwidth; many launches of few microseconds.
 Not supported: nothing that the problem can say.
 
