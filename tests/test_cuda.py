@@ -212,7 +212,8 @@ def test_a_launch_takes_the_arrays_in_the_problems_order(
         for name, array in given.items():
             renamed = {("b", None), ("indices", None), ("sums", "y"), ("partial", None), ("loss", "y")}
             assert array == name or (name, array) in renamed
-    assert set().union(*launched) >= {*problem.outputs(), *({"b"} & problem.inputs().keys())}
+    taken = set().union(*launched, *(given.values() for given in launched))
+    assert taken >= {*problem.outputs(), *({"b"} & problem.inputs().keys())}
 
 
 # cupy_direct ----------------------------------------------------------------------------------------------------------
@@ -1094,7 +1095,7 @@ def test_every_softmax_is_right(strategy: cuda.CudaStrategy, problem: Any, confi
 
 
 @needs_compiler
-@pytest.mark.parametrize("line", ["7x40000", "--axis=1 3x500x70"])
+@pytest.mark.parametrize("line", ["7x40000", "--axis=1 3x900x70"])
 def test_groups_of_rows_are_right(line: str) -> None:
     problem = parse(f"--op=softmax {line}")
     assert len(cupy_softmax_online.strategy.kernels(problem, group_bytes=1 << 18)) > 3
@@ -1179,7 +1180,7 @@ def test_the_mean_leaves_ignored_rows_out(rows: int) -> None:
     target = np.arange(rows) % 5
     target[target == 3] = -100
     counted = target >= 0
-    losses = np.log(np.exp(x.astype(float)).sum(1)) - x[np.arange(rows), target]
+    losses = np.log(np.exp(x.astype(float)).sum(1)) - x[np.arange(rows), target.clip(0)]
     total = losses[counted].sum()
     for reduction, expected in (("sum", total), ("mean", total / counted.sum() if rows else np.nan)):
         problem = parse(f"--op=cross_entropy --reduction={reduction} {rows}x5")
