@@ -28,6 +28,7 @@ ORDER = {
             "cupy_softmax_block",
             "cupy_softmax_cluster",
             "cupy_softmax_online",
+            "cupy_cross_entropy",
             "triton_softmax",
         ),
         "gemm": ("torch",),

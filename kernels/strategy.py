@@ -51,6 +51,7 @@ STRATEGIES = (  # the folder's name, then the strategy's; in the order in which 
     "rowwise.cupy_softmax_block",
     "rowwise.cupy_softmax_online",
     "rowwise.cupy_softmax_cluster",
+    "rowwise.cupy_cross_entropy",
     "rowwise.triton_softmax",
     "gemm.torch",
     "gemm.torch_compile",

@@ -93,4 +93,6 @@ LIMITED: dict[str, Space] = {
         "length": (4096, 4097, 4103, 5000, 8191, 9000),
         "inner": ((), (), (1,)),
     },
+    "cupy_softmax_warp": {"length": LENGTHS[: LENGTHS.index(1024) + 1], "inner": ((), (1,))},
+    "cupy_softmax_block": {"only": (lambda problem: last_axis(problem) or problem.rows()[1] <= 2048,)},
 }

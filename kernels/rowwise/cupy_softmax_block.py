@@ -1,16 +1,17 @@
 """Softmax and its logarithm in CUDA C, a block a row, or a tile of columns, which stays on the chip: one read of x.
 
-An array is (outer, length, inner).  Rows (inner = 1) lie in the registers of up to 1024 threads; what does not fit there
-(more than 32768 elements, 10240 of float64) in shared memory, up to 160 KB.  Columns (inner > 1): a block has all of a
-few neighbouring ones, a line of memory or more wide where they are short, 32 bytes where they are long; a thread has 16
-bytes of each of its rows where `inner` divides into such vectors, else one element.  Rows are cut into a head, aligned
-vectors of 16 bytes as y's memory has them, and a tail; where x is aligned otherwise, by a row stride, two aligned vectors
-of it are shifted together.  Maxima and sums meet by shuffles within a warp, and in shared memory between warps.
+An array is (outer, length, inner).  Rows (inner = 1) lie in the registers of up to 1024 threads; what does not fit
+there (more than 32768 elements, 10240 of float64) in shared memory, up to 160 KB.  Columns (inner > 1): a block has
+all of a few neighbouring ones, a line of memory or more wide where they are short, 32 bytes where they are long; a
+thread has 16 bytes of each of its rows where `inner` divides into such vectors, else one element.  Rows are cut into a
+head, aligned vectors of 16 bytes as y's memory has them, and a tail; where x is aligned otherwise, by a row stride,
+two aligned vectors of it are shifted together.  Maxima and sums meet by shuffles within a warp, and in shared memory
+between warps.
 
 FLOPs: about 5 an element, one exponential; two of what lies in shared memory.  Bytes: x once and y once.
-Limits: memory's bandwidth.  Of rows that take a block of 1024 threads, a multiprocessor holds one: while it computes, it
-loads nothing.
-Not supported: rows and columns that do not fit.
+Limits: memory's bandwidth.  Of rows that take a block of 1024 threads, a multiprocessor holds one: while it computes,
+it loads nothing.
+Not supported: rows and columns that do not fit, and 2^31 rows or more.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Any
 from ..cuda import CudaStrategy, Kernel, instance
 from ..problem import DTYPES, SOFTMAX_OPS, SoftmaxProblem
 from ..strategy import Budget
-from .rows import LINE_BYTES, MULTIPROCESSORS, cdiv, power_of_two, sums, types, vector
+from .rows import LINE_BYTES, MULTIPROCESSORS, cdiv, lead, power_of_two, sums, types, vector
 
 SOURCE = "rowwise/cupy_softmax_block.cu"
 THREADS = 1024  # the most of a block
@@ -72,9 +73,10 @@ class CupySoftmaxBlock(CudaStrategy):
     budget = Budget(shared_bytes=EXTENSION + 256 + 256)
 
     def limits(self, problem: SoftmaxProblem, device: str) -> list[str]:
-        _, length, inner = problem.rows()
+        outer, length, inner = problem.rows()
         most, what = longest(problem), "columns" if inner > 1 else "rows"
-        return [f"It takes {what} of at most {most} elements, not of {length}."] * (length > most)
+        reasons = [f"It takes {what} of at most {most} elements, not of {length}."] * (length > most)
+        return reasons + [f"It takes fewer than 2^31 rows, not {outer}."] * (inner == 1 and outer >= 2**31)
 
     def configs(self, problem: SoftmaxProblem) -> list[dict[str, Any]]:
         """How many elements a thread holds: few, where a block of half the most threads is enough for them."""
@@ -114,7 +116,7 @@ class CupySoftmaxBlock(CudaStrategy):
             name=instance("softmax_row", *types(problem), values // v, rest > 0),
             grid=(outer,),
             block=(threads,),
-            scalars={"length": length, "row_stride": problem.lead()} | log_of,
+            scalars={"length": length, "row_stride": lead(problem)} | log_of,
             shared_bytes=rest * v * DTYPES[problem.dtype],
         )
         return [kernel]

@@ -1,17 +1,17 @@
 """Softmax and its logarithm of rows and columns of any length in CUDA C: statistics first, results from a second read.
 
-An array is (outer, length, inner).  Rows (inner = 1), or tiles of neighbouring columns, are cut into parts, a block each,
-so that few long ones fill a GPU, too.  A block's threads keep a running maximum and the sum of exponentials below it,
-which they scale down when the maximum grows; what a part comes to is written to the workspace, and merged by whoever
-needs the row's.  The parts and the order in which they are merged follow from the problem alone: results are the same in
-every run.
+An array is (outer, length, inner).  Rows (inner = 1), or tiles of neighbouring columns, are cut into parts, a block
+each, so that few long ones fill a GPU, too.  A block's threads keep a running maximum and the sum of exponentials
+below it, which they scale down when the maximum grows; what a part comes to is written to the workspace, and merged by
+whoever needs the row's.  The parts and the order in which they are merged follow from the problem alone: results are
+the same in every run.
 
 Rows are taken in groups of about 16 MB.  A launch writes the results of one group, and then takes the statistics of the
 next: so a group that has just been read from memory is read again from L2, of 40 MB on an A100 and 50 MB on an H100.
 
 FLOPs: about 8 an element, two exponentials.  Bytes: x twice and y once; through memory x once and y once where L2 keeps
 a group until it is read again.  A row of more than 16 MB is a group of its own, and comes from memory a second time as
-far as it exceeds L2; so do groups of more than 1/512 of more than 8 GB, as there are no more launches than that.
+far as it exceeds L2.  There are no more than 512 groups: they grow where x has more than 8 GB.
 Limits: memory's bandwidth; many launches of few microseconds.
 Not supported: nothing that the problem can say.
 
@@ -21,12 +21,13 @@ Source: M. Milakov, N. Gimelshein, Online normalizer calculation for softmax (20
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from ..cuda import C_TYPES, CudaStrategy, Kernel, instance
 from ..problem import DTYPES, SOFTMAX_OPS, SoftmaxProblem
 from ..strategy import Budget
-from .rows import LINE_BYTES, cdiv, sums, types, vector
+from .rows import LINE_BYTES, cdiv, lead, sums, types, vector
 
 SOURCE = "rowwise/cupy_softmax_online.cu"
 THREADS, VECTORS = 256, 4  # STREAM_THREADS and STREAM_VECTORS in include/online.cuh
@@ -100,7 +101,7 @@ class CupySoftmaxOnline(CudaStrategy):
             shared_bytes = THREADS // 32 * chosen.lanes * chosen.columns * 2 * DTYPES[sums(problem)]
         else:
             name = instance("softmax_online_rows", *kinds)
-            scalars |= {"row_stride": problem.lead()}
+            scalars |= {"row_stride": lead(problem)}
             shared_bytes = 0
         starts = range(0, chosen.slots, chosen.group)
         ends = [min(start + chosen.group, chosen.slots) for start in starts]
@@ -120,7 +121,7 @@ class CupySoftmaxOnline(CudaStrategy):
                 },
                 shared_bytes=shared_bytes,
             )
-            for (write, write_end), (read, read_end) in zip(groups, groups[1:], strict=False)
+            for (write, write_end), (read, read_end) in pairwise(groups)
         ]  # fmt: skip
 
 
