@@ -65,9 +65,10 @@ __global__ void __launch_bounds__(1024)
 }
 
 // A block a tile of `lanes` * COLUMNS neighbouring columns, COLUMNS of them a thread; its teams of `lanes` threads take
-// turns at the rows, ITEMS each.  COLUMNS is 1, or divides `inner`.
+// turns at the rows, ITEMS each.  COLUMNS is 1, or divides `inner`.  One block a multiprocessor is asked for where
+// float64 would spill registers for the sake of more.
 template <typename T, typename U, int COLUMNS, int ITEMS>
-__global__ void __launch_bounds__(1024)
+__global__ void __launch_bounds__(1024, sizeof(T) > 4)
     softmax_columns(const T* __restrict__ x, U* __restrict__ y, long long columns, int length, long long inner,
                     int lanes, int log_of) {
   using A = typename Accumulator<T>::type;
