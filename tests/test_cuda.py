@@ -991,7 +991,7 @@ def test_a_pooling_grid_reaches_every_output(line: str) -> None:
 # Both sides of every border between one kernel, or number of items, and the next.
 @pytest.mark.parametrize("dtype", ["float32", "float16", "float64"])
 @pytest.mark.parametrize(
-    "length", [1, 8, 9, 32, 33, 64, 65, 128, 129, 256, 257, 512, 513, 1024, 8192, 8193, 16384, 16385, 30720, 32769]
+    "length", [1, 8, 9, 32, 33, 64, 65, 128, 129, 256, 257, 512, 513, 1024, 8192, 8193, 16384, 16385, 28672, 32769]
 )
 def test_registers_and_shared_memory_hold_a_row(length: int, dtype: str) -> None:
     problem = parse(f"--op=softmax --axis=1 --dtype={dtype} 5x{length}")
@@ -1006,6 +1006,9 @@ def test_registers_and_shared_memory_hold_a_row(length: int, dtype: str) -> None
             assert kernel.grid[0] * rows >= 5 > (kernel.grid[0] - 1) * rows
             if config["lanes"] == 1:
                 assert kernel.shared_bytes == rows * length * itemsize
+    if cupy_softmax_block.strategy.limits(problem, "cuda"):
+        assert (dtype, length) == ("float64", 32769)
+        return
     for config in cupy_softmax_block.strategy.configs(problem):
         (kernel,) = cupy_softmax_block.strategy.kernels(problem, **config)
         held = kernel.block[0] * config["values"] // v + kernel.shared_bytes // 16

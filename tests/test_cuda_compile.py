@@ -137,7 +137,7 @@ SOFTMAX_WARP, SOFTMAX_BLOCK, SOFTMAX_ONLINE = (
     [f"--op={op} --axis=1 {types} {dims}" for op, types in SOFTMAX_TYPES for dims in lengths]
     for lengths in (
         ("800x8", "800x32", "800x40", "800x128", "800x200", "800x500", "800x1000"),
-        ("800x8192", "800x10000", "8x30720", "8x21x640", "8x1000x640", "8x21x65"),
+        ("800x8192", "800x10000", "8x28672", "8x21x640", "8x1000x640", "8x21x65"),
         ("8x40000", "8x3000x64", "8x3000x65"),
     )
 )

@@ -63,6 +63,27 @@ __device__ void run_down(Running<A> (&own)[COLUMNS], const T* x, int length, lon
   }
 }
 
+// The last read of x, and results that are not read again: they leave L2 first, and the next group of rows stays.
+template <int V, typename T>
+__device__ Pack<T, V> load_last(const T* at) {
+  if constexpr (sizeof(Pack<T, V>) < 16) return load<V>(at);
+  const uint4 bits = __ldcs(reinterpret_cast<const uint4*>(at));
+  Pack<T, V> loaded;
+  memcpy(&loaded, &bits, sizeof bits);
+  return loaded;
+}
+
+template <int V, typename U, typename A>
+__device__ void store_last(U* at, const A (&value)[V]) {
+  if constexpr (sizeof(Pack<U, V>) < 16) return store<V>(at, value);
+  Pack<U, V> rounded;
+#pragma unroll
+  for (int v = 0; v < V; ++v) rounded.v[v] = static_cast<U>(value[v]);
+  uint4 bits;
+  memcpy(&bits, &rounded, sizeof rounded);
+  __stcs(reinterpret_cast<uint4*>(at), bits);
+}
+
 // Parts lie as [parts][rows]: maximum and sum.
 template <typename A>
 __device__ Running<A> part_of(const A* partial, long long rows, long long row, int part) {

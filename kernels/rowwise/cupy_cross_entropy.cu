@@ -6,6 +6,10 @@
 
 constexpr int THREADS = 128;
 
+// Blocks of a multiprocessor, as many as registers allow without spilling any.
+template <typename T>
+__device__ constexpr int resident(int threads) { return (sizeof(T) > 4 ? 512 : 1024) / threads; }
+
 struct Rows {
   long long rows, inner, ignore_index;
   int classes;
@@ -55,7 +59,7 @@ __global__ void __launch_bounds__(THREADS)
 
 // LANES lanes a row.
 template <typename T, typename L, int LANES>
-__global__ void __launch_bounds__(THREADS)
+__global__ void __launch_bounds__(THREADS, resident<T>(THREADS))
     cross_entropy_lanes(const T* __restrict__ x, const long long* __restrict__ target, L* __restrict__ loss,
                         const Rows problem) {
   using A = typename Accumulator<T>::type;
@@ -69,7 +73,7 @@ __global__ void __launch_bounds__(THREADS)
 
 // A block a part of a row; of a row in one part it finishes the loss.
 template <typename T, typename L, typename A>
-__global__ void __launch_bounds__(STREAM_THREADS)
+__global__ void __launch_bounds__(STREAM_THREADS, resident<T>(STREAM_THREADS))
     cross_entropy_rows(const T* __restrict__ x, const long long* __restrict__ target, L* __restrict__ loss,
                        A* __restrict__ partial, const Rows problem) {
   __shared__ Running<A> warps[STREAM_THREADS / 32];
@@ -89,7 +93,7 @@ __global__ void __launch_bounds__(STREAM_THREADS)
 
 // A block a part of a tile of `lanes` * COLUMNS neighbouring columns; COLUMNS is 1, or divides `inner`.
 template <typename T, typename L, typename A, int COLUMNS>
-__global__ void __launch_bounds__(STREAM_THREADS)
+__global__ void __launch_bounds__(STREAM_THREADS, resident<T>(STREAM_THREADS))
     cross_entropy_columns(const T* __restrict__ x, const long long* __restrict__ target, L* __restrict__ loss,
                           A* __restrict__ partial, const Rows problem, int lanes) {
   extern __shared__ __align__(16) unsigned char shared[];  // [warps][lanes * COLUMNS]
@@ -115,7 +119,7 @@ __global__ void __launch_bounds__(STREAM_THREADS)
 
 // A warp a row that was cut into parts.
 template <typename T, typename L, typename A>
-__global__ void __launch_bounds__(THREADS)
+__global__ void __launch_bounds__(THREADS, resident<T>(THREADS))
     cross_entropy_parts(const T* __restrict__ x, const long long* __restrict__ target, L* __restrict__ loss,
                         const A* __restrict__ partial, const Rows problem) {
   const long long row = static_cast<long long>(blockIdx.x) * (blockDim.x / 32) + threadIdx.x / 32;

@@ -24,7 +24,7 @@ from typing import Any
 from ..cuda import C_TYPES, CudaStrategy, Kernel, instance
 from ..problem import DTYPES, CrossEntropyProblem
 from ..strategy import Budget
-from .rows import LINE_BYTES, MULTIPROCESSORS, cdiv, power_of_two, sums, vector, warps_of
+from .rows import LINE_BYTES, MULTIPROCESSORS, cdiv, parts_of, power_of_two, sums, vector, warps_of
 
 SOURCE = "rowwise/cupy_cross_entropy.cu"
 WARPS = 4  # of a block whose warps have rows of their own, at most
@@ -33,8 +33,6 @@ FEW_CLASSES = 32  # of a row that one thread takes
 THREAD_BYTES = 64  # of x that it takes at least, in several rows
 EIGHT_VECTORS = 2  # of a row that eight lanes take, for each of them
 WARP_CLASSES = 2048  # of a row that a warp takes
-ROUNDS = 2  # times that the threads of a part go through VECTORS vectors, at least
-BLOCKS = 8 * MULTIPROCESSORS  # into which few long rows are divided
 RUN = 4096  # losses that a block adds up, at least
 MOST_RUNS = 1024
 
@@ -59,9 +57,8 @@ def cuts(problem: CrossEntropyProblem) -> list[Cut]:
     outer, classes, inner = problem.rows()
     itemsize, v = DTYPES[problem.dtype], vector(problem)
 
-    def parted(lanes: int, columns: int, blocks: int, least: int) -> Cut:
-        parts = max(1, min(cdiv(BLOCKS, max(1, blocks)), classes // least))
-        chunk = cdiv(cdiv(classes, parts), v) * v
+    def parted(lanes: int, columns: int, blocks: int, sweep: int) -> Cut:
+        chunk = cdiv(cdiv(classes, parts_of(blocks, classes, sweep)), v) * v
         return Cut(lanes, columns, cdiv(classes, chunk), chunk)
 
     if inner > 1:
@@ -69,15 +66,13 @@ def cuts(problem: CrossEntropyProblem) -> list[Cut]:
         line = max(1, LINE_BYTES // itemsize // columns)
         widths = {32, min(32, line)} if classes <= 8 * VECTORS else {min(32, line)}
         return [
-            parted(lanes, columns, cdiv(outer * inner, lanes * columns), THREADS // lanes * VECTORS * ROUNDS)
+            parted(lanes, columns, cdiv(outer * inner, lanes * columns), THREADS // lanes * VECTORS)
             for lanes in sorted(widths, reverse=True)
         ]
-    block = parted(THREADS, 0, outer, THREADS * VECTORS * ROUNDS * v)
+    block = parted(THREADS, 0, outer, THREADS * v)
     found = [Cut(1)] if classes <= FEW_CLASSES else []
     found += [Cut(8)] if classes <= 8 * v * EIGHT_VECTORS else []
-    if classes > WARP_CLASSES or (outer < MULTIPROCESSORS and block.parts > 1):
-        return [*found, block]
-    return [*found, Cut(32), block]
+    return [*found, block] if classes > WARP_CLASSES else [*found, Cut(32), block]
 
 
 class CupyCrossEntropy(CudaStrategy):

@@ -9,7 +9,7 @@ template <typename T, typename U, int ITEMS, bool EXTENDED>
 __global__ void __launch_bounds__(1024)
     softmax_row(const T* __restrict__ x, U* __restrict__ y, int length, long long row_stride, int log_of) {
   using A = typename Accumulator<T>::type;
-  constexpr int V = VECTOR<T, U>;
+  constexpr int V = VECTOR<T, U>, UNROLLED = sizeof(A) > 4 ? 1 : 4;
   __shared__ A tops[32], sums[32];
   extern __shared__ __align__(16) unsigned char shared[];
   Pack<T, V>* rest = reinterpret_cast<Pack<T, V>*>(shared);
@@ -34,6 +34,7 @@ __global__ void __launch_bounds__(1024)
   A top = own.top(), value[V];
   if constexpr (EXTENDED) {
     __pipeline_wait_prior(0);
+#pragma unroll(UNROLLED)
     for (int i = threadIdx.x; first + i < own.cut.vectors; i += threads) {
       convert(value, rest[i]);
 #pragma unroll
@@ -43,6 +44,7 @@ __global__ void __launch_bounds__(1024)
   top = over_block(top, Larger(), Accumulator<T>::lowest(), tops);
   A sum = own.exponentials(top, log_of);
   if constexpr (EXTENDED) {
+#pragma unroll(UNROLLED)
     for (int i = threadIdx.x; first + i < own.cut.vectors; i += threads) {
       convert(value, rest[i]);
 #pragma unroll
@@ -52,6 +54,7 @@ __global__ void __launch_bounds__(1024)
   const Finish<A> finish(over_block(sum, Plus(), A(0), sums), log_of);
   own.write(y, finish);
   if constexpr (EXTENDED) {
+#pragma unroll(UNROLLED)
     for (int i = threadIdx.x; first + i < own.cut.vectors; i += threads) {
       convert(value, rest[i]);
 #pragma unroll
@@ -62,9 +65,10 @@ __global__ void __launch_bounds__(1024)
 }
 
 // A block a tile of `lanes` * COLUMNS neighbouring columns, COLUMNS of them a thread; its teams of `lanes` threads take
-// turns at the rows, ITEMS each.  COLUMNS is 1, or divides `inner`.
+// turns at the rows, ITEMS each.  COLUMNS is 1, or divides `inner`.  One block a multiprocessor is asked for where
+// float64 would spill registers for the sake of more.
 template <typename T, typename U, int COLUMNS, int ITEMS>
-__global__ void __launch_bounds__(1024)
+__global__ void __launch_bounds__(1024, sizeof(T) > 4)
     softmax_columns(const T* __restrict__ x, U* __restrict__ y, long long columns, int length, long long inner,
                     int lanes, int log_of) {
   using A = typename Accumulator<T>::type;

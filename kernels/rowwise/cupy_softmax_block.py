@@ -1,7 +1,7 @@
 """Softmax and its logarithm in CUDA C, a block a row, or a tile of columns, which stays on the chip: one read of x.
 
 An array is (outer, length, inner).  Rows (inner = 1) lie in the registers of up to 1024 threads; what does not fit
-there (more than 32768 elements, 10240 of float64) in shared memory, up to 160 KB.  Columns (inner > 1): a block has
+there (more than 32768 elements, 8192 of float64) in shared memory, up to 160 KB.  Columns (inner > 1): a block has
 all of a few neighbouring ones, a line of memory or more wide where they are short, 32 bytes where they are long; a
 thread has 16 bytes of each of its rows where `inner` divides into such vectors, else one element.  Rows are cut into a
 head, aligned vectors of 16 bytes as y's memory has them, and a tail; where x is aligned otherwise, by a row stride,
@@ -25,7 +25,7 @@ from .rows import LINE_BYTES, MULTIPROCESSORS, cdiv, lead, power_of_two, sums, t
 
 SOURCE = "rowwise/cupy_softmax_block.cu"
 THREADS = 1024  # the most of a block
-HELD = {"float32": (16, 32), "float64": (8, 10)}  # elements of a thread, in its 64 registers: few, and many
+HELD = {"float32": (16, 32), "float64": (4, 8)}  # elements of a thread, in its 64 registers: few, and many
 EXTENSION = 160 << 10  # bytes of shared memory that hold elements
 SECTOR_BYTES = 32  # of memory, which are read at once: no tile of columns is narrower
 WIDE_THREADS = 256  # a block's of columns, where these are no narrower than a line

@@ -61,7 +61,7 @@ __global__ void __launch_bounds__(STREAM_THREADS)
       const int i = first + k * STREAM_THREADS;
       if (i >= cut.vectors) break;
       const T* from = x + cut.vector(i);
-      loaded[k] = aligned ? load<V>(from) : load_across<V>(from);
+      loaded[k] = aligned ? load_last<V>(from) : load_across<V>(from);
     }
 #pragma unroll
     for (int k = 0; k < STREAM_VECTORS; ++k) {
@@ -71,7 +71,7 @@ __global__ void __launch_bounds__(STREAM_THREADS)
       convert(value, loaded[k]);
 #pragma unroll
       for (int v = 0; v < V; ++v) value[v] = result(value[v]);
-      store<V>(y + cut.vector(i), value);
+      store_last<V>(y + cut.vector(i), value);
     }
   }
   for (int i = threadIdx.x; i < cut.edges; i += STREAM_THREADS) {
@@ -122,7 +122,7 @@ __global__ void __launch_bounds__(STREAM_THREADS)
 #pragma unroll
     for (int k = 0; k < STREAM_VECTORS; ++k) {
       const int i = begin + k * teams;
-      if (i < length) loaded[k] = load<COLUMNS>(x + i * inner);
+      if (i < length) loaded[k] = load_last<COLUMNS>(x + i * inner);
     }
 #pragma unroll
     for (int k = 0; k < STREAM_VECTORS; ++k) {
@@ -135,7 +135,7 @@ __global__ void __launch_bounds__(STREAM_THREADS)
         const A below = value[v] - found[v].top;
         value[v] = (log_of ? below : exp(below)) * scale[v] + offset[v];
       }
-      store<COLUMNS>(y + i * inner, value);
+      store_last<COLUMNS>(y + i * inner, value);
     }
   }
 }

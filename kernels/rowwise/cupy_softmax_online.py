@@ -27,14 +27,12 @@ from typing import Any
 from ..cuda import C_TYPES, CudaStrategy, Kernel, instance
 from ..problem import DTYPES, SOFTMAX_OPS, SoftmaxProblem
 from ..strategy import Budget
-from .rows import LINE_BYTES, cdiv, lead, sums, types, vector
+from .rows import LINE_BYTES, cdiv, lead, parts_of, sums, types, vector
 
 SOURCE = "rowwise/cupy_softmax_online.cu"
-THREADS, VECTORS = 256, 4  # STREAM_THREADS and STREAM_VECTORS in include/online.cuh
-ROUNDS = 2  # times that a block's threads go through VECTORS vectors, at least
+THREADS = 256  # STREAM_THREADS in include/online.cuh
 GROUP_BYTES = 16 << 20
 MOST_GROUPS = 512
-BLOCKS = 1056  # of a group's that fill a GPU: 8 of each of 132 multiprocessors
 PART_BYTES = 1 << 30  # of a part, at most: its offsets are of 32 bits
 
 
@@ -61,16 +59,15 @@ def cut(problem: SoftmaxProblem, group_bytes: int) -> Cut:
     outer, length, inner = problem.rows()
     itemsize, v = DTYPES[problem.dtype], vector(problem)
     columns = lanes = 1
-    slots, round_of_block = outer, THREADS * VECTORS * v
+    slots, sweep = outer, THREADS * v
     if inner > 1:
         columns = v if inner % v == 0 else 1
         lanes = min(32, LINE_BYTES // itemsize // columns)
-        slots, round_of_block = cdiv(outer * inner, lanes * columns), THREADS // lanes * VECTORS
+        slots, sweep = cdiv(outer * inner, lanes * columns), THREADS // lanes
     slot_bytes = max(1, length * lanes * columns * itemsize)
     groups = min(MOST_GROUPS, cdiv(slots, max(1, group_bytes // slot_bytes)))
     group = cdiv(slots, max(1, groups))
-    parts = max(1, min(cdiv(BLOCKS, max(1, group)), length // (ROUNDS * round_of_block)))
-    parts = max(parts, cdiv(length * itemsize, PART_BYTES))
+    parts = max(parts_of(group, length, sweep), cdiv(length * itemsize, PART_BYTES))
     chunk = cdiv(cdiv(length, parts), v) * v
     return Cut(slots, columns, lanes, group, cdiv(length, chunk), chunk)
 

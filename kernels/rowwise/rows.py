@@ -23,6 +23,16 @@ def warps_of(rows: int, rows_of_warp: int, most: int) -> int:
     return most
 
 
+def parts_of(slots: int, length: int, sweep: int) -> int:
+    """Blocks that share a row, of `slots`: eight for each multiprocessor, which read eight vectors a thread at least.
+
+    Where that leaves multiprocessors idle, as many as these, of a vector a thread: `sweep` elements in all.
+    """
+    many = min(cdiv(8 * MULTIPROCESSORS, max(1, slots)), length // (8 * sweep))
+    few = min(cdiv(MULTIPROCESSORS, max(1, slots)), length // sweep)
+    return max(1, many, few)
+
+
 def types(problem: Any) -> tuple[str, str]:
     """C types of x and y."""
     dtypes = problem.dtypes()

@@ -164,20 +164,28 @@ IMPLICIT_PIXELS = problem("conv.cupy_implicit_gemm", "mb3ic40oc20ih4kh1", tile=[
 POOL = problem("pool.cupy_max_pool", "--op=max_pool2d --return-indices mb2ic3ih9kh3sh2ph1")
 POOL_DILATED = problem("pool.cupy_max_pool", "--op=max_pool2d mb2ic3ih13kh3sh2dh1ph1")
 POOL_ADAPTIVE = problem("pool.cupy_max_pool", "--op=adaptive_max_pool2d mb1ic2ih40oh9")
-ROWS = problem("rowwise.cupy_softmax", "--op=softmax 5x77")
-LONG_ROWS = problem("rowwise.cupy_softmax", "--op=softmax 3x700")
-COLUMNS = problem("rowwise.cupy_softmax", "--op=log_softmax --axis=1 2x21x23")
 # Two rows of four blocks, whose threads have several vectors in each of the groups that they wait for; heads and tails.
 CLUSTERED = problem("rowwise.cupy_softmax_cluster", "--op=softmax 2x5003", cluster=4, threads=64)
+# Rows of a thread, of lanes, of a block with a rest in shared memory, and parts of rows; x aligned as y is and otherwise.
+FEW_ROWS = problem("rowwise.cupy_softmax_warp", "--op=softmax 301x7")
+EIGHT_LANE_ROWS = problem("rowwise.cupy_softmax_warp", "--op=softmax 11x50")
+LANE_ROWS = problem("rowwise.cupy_softmax_warp", "--op=softmax 9x77")
+APART_ROWS = problem("rowwise.cupy_softmax_warp", "--op=softmax --dtype=float16 --row-stride=79 2x77")
+BLOCK_ROWS = problem("rowwise.cupy_softmax_block", "--op=softmax 3x2100")
+LONG_ROWS = problem("rowwise.cupy_softmax_block", "--op=softmax --dtype=float16 2x33793")
+TILES = problem("rowwise.cupy_softmax_block", "--op=log_softmax --axis=1 2x210x24")
+PARTS = problem("rowwise.cupy_softmax_online", "--op=softmax 3x20001", group_bytes=1)
+PART_COLUMNS = problem("rowwise.cupy_softmax_online", "--op=log_softmax --axis=1 2x600x20")
+LOSSES = problem("rowwise.cupy_cross_entropy", "--op=cross_entropy --reduction=none 301x7")
+PART_LOSSES = problem("rowwise.cupy_cross_entropy", "--op=cross_entropy 3x20001")
 
-DEPTHWISE, DIRECT, GEMM, IMPLICIT_GEMM, FOURIER, MAX, SOFTMAX = (
+DEPTHWISE, DIRECT, GEMM, IMPLICIT_GEMM, FOURIER, MAX = (
     "conv/cupy_depthwise.cu",
     "conv/cupy_direct.cu",
     "conv/cupy_im2col_gemm.cu",
     "conv/cupy_implicit_gemm.cu",
     "conv/cupy_fft.cu",
     "pool/cupy_max_pool.cu",
-    "rowwise/cupy_softmax.cu",
 )
 WINOGRAD, WINOGRAD_F2X3, WINOGRAD_F4X3 = (
     "include/winograd.cuh",
@@ -185,6 +193,13 @@ WINOGRAD, WINOGRAD_F2X3, WINOGRAD_F4X3 = (
     "conv/cupy_winograd_f4x3.cu",
 )
 CLUSTER = "rowwise/cupy_softmax_cluster.cu"
+ROWWISE, ONLINE = "include/rowwise.cuh", "include/online.cuh"
+SOFTMAX_WARP, SOFTMAX_BLOCK, SOFTMAX_ONLINE, LOSS = (
+    "rowwise/cupy_softmax_warp.cu",
+    "rowwise/cupy_softmax_block.cu",
+    "rowwise/cupy_softmax_online.cu",
+    "rowwise/cupy_cross_entropy.cu",
+)
 GEOMETRY, MINE = "include/conv2d.cuh", OWN.name
 BUGS = [
     # Barriers, each of them once.
@@ -209,9 +224,6 @@ BUGS = [
     Bug("no barrier before planes are written", DEPTHWISE, "STAGED) {\n    __syncthreads();", "STAGED) {", PLANES),
     Bug("no barrier after filters are staged", DEPTHWISE, "}\n  __syncthreads();\n\n", "}\n\n", PIXELS),
     Bug("no wait for asynchronous copies", DEPTHWISE, "__pipeline_wait_prior(0)", "__pipeline_wait_prior(1)", PLANES),
-    Bug("no barrier before a reduction", SOFTMAX, "__syncthreads();  // the last", "// the last", LONG_ROWS),
-    Bug("no barrier within a reduction", SOFTMAX, "= value;\n    __syncthreads();", "= value;", LONG_ROWS),
-    Bug("no barrier before partial sums are read", SOFTMAX, "= own;\n  __syncthreads();", "= own;", COLUMNS),
     Bug("no barrier before warps are added up", MINE, "  __syncthreads();\n", "", _total),
     Bug("no __syncwarp after tiles are written", MINE, "__syncwarp();  // the tiles are written", "", _matrix_product),
     Bug(
@@ -223,13 +235,6 @@ BUGS = [
         "    __syncthreads();\n\n    for",
         "    if (threadIdx.x < 64) __syncthreads();\n\n    for",
         PLAIN,
-    ),
-    Bug(
-        "a barrier that some warps leave out",
-        SOFTMAX,
-        "= value;\n    __syncthreads();",
-        "= value;\n    if (threadIdx.x < 64) __syncthreads();",
-        LONG_ROWS,
     ),
     Bug("no barrier before descriptions are read", IMPLICIT_GEMM, "__syncthreads();  // pixels", "// pixels", IMPLICIT),
     Bug("no barrier in a step", IMPLICIT_GEMM, "__syncthreads();  // this step's", "// this step's", IMPLICIT),
@@ -244,15 +249,6 @@ BUGS = [
     Bug("waits for a copy too few", IMPLICIT_GEMM, "wait_prior(STAGES - 2)", "wait_prior(STAGES - 1)", IMPLICIT_LAST),
     Bug("overwrites the tiles of this step", IMPLICIT_GEMM, "stage ? stage - 1 : STAGES - 1", "stage", IMPLICIT_LAST),
     # Warps.
-    Bug("a shuffle's mask without its callers", SOFTMAX, "__shfl_xor_sync(0xffffffff", "__shfl_xor_sync(0xffff", ROWS),
-    Bug(
-        "a shuffle that half of the warp leaves out",
-        SOFTMAX,
-        "value = op(value, __shfl_xor_sync",
-        "if (threadIdx.x % 2) value = op(value, __shfl_xor_sync",
-        ROWS,
-    ),
-    Bug("a reduction over half of the warp", SOFTMAX, "int lane = 16", "int lane = 8", ROWS),
     # Global memory: by one, by a row, before the start.
     Bug("reads a row below the image", GEOMETRY, "0 <= i && i < size", "0 <= i && i <= size", PLAIN),
     Bug("reads left of the rows", DIRECT, "conv.N && x_row >= 0 && x_col >= 0", "conv.N && x_row >= 0", PLAIN),
@@ -317,9 +313,6 @@ BUGS = [
     Bug("reads a window's row too many", MAX, "* dilation + 1, size)", "* dilation + 1, size + 1)", POOL),
     Bug("reads a window before its plane", MAX, "first < 0 ? (-first + dilation - 1) / dilation : 0", "0", POOL),
     Bug("writes a plane too many", MAX, "run < outer", "run <= outer", POOL),
-    Bug("reads and writes a row too many", SOFTMAX, "if (row >= rows)", "if (row > rows)", ROWS),
-    Bug("reads one element behind the row", SOFTMAX, "at < length ? static_cast", "at <= length ? static_cast", ROWS),
-    Bug("writes one element behind the row", SOFTMAX, "if (at < length) y", "if (at <= length) y", ROWS),
     # Shared memory: dynamic, static, an inner dimension.
     Bug("stages one position too many", DIRECT, "if (i + j * strip >= positions) break;", "", PLAIN),
     Bug(
@@ -329,17 +322,6 @@ BUGS = [
         "i <= positions; i += THREADS) {\n    const int at",
         PLAIN,
     ),
-    Bug(
-        "room for half of the warps",
-        SOFTMAX,
-        "softmax_rows(const T* __restrict__ x, T* __restrict__ y, long long rows, int length) {\n"
-        "  using A = typename Accumulator<T>::type;\n  __shared__ A warps[THREADS / 32]",
-        "softmax_rows(const T* __restrict__ x, T* __restrict__ y, long long rows, int length) {\n"
-        "  using A = typename Accumulator<T>::type;\n  __shared__ A warps[THREADS / 64]",
-        LONG_ROWS,
-    ),
-    Bug("an inner dimension too small", SOFTMAX, "partial[THREADS_Y][32]", "partial[THREADS_Y][31]", COLUMNS),
-    Bug("reads one warp too many", SOFTMAX, "warp < THREADS / 32;", "warp <= THREADS / 32;", LONG_ROWS),
     Bug("reads a filter behind the last", IMPLICIT_GEMM, "W_ROWS, place.filters - 1)", "W_ROWS, BK - 1)", IMPLICIT),
     Bug("reads behind a filter's end", IMPLICIT_GEMM, "from, w_inner < left,", "from, true,", IMPLICIT),
     Bug("writes a pixel too many", IMPLICIT_GEMM, "inner >= columns)", "inner > columns)", IMPLICIT),
@@ -348,7 +330,6 @@ BUGS = [
     Bug("a pixel's vector over the last pixel", IMPLICIT_GEMM, "(LAST ? 1 : XV);", "1;", IMPLICIT_PIXELS),
     # What is not initialised, not aligned, or too large.
     Bug("a sum that is not initialised", DIRECT, "A sum[TK][TM] = {};", "A sum[TK][TM];", PLAIN),
-    Bug("a maximum that is not initialised", SOFTMAX, "A top = -Accumulator<T>::infinity();", "A top;", ROWS),
     Bug("an index that is not initialised", MAX, "int where = -1;", "int where;", POOL),
     Bug("a pitch that misaligns vector loads", DIRECT, "BK + 16 / sizeof(A) : BK", "BK + 1 : BK", PLAIN),
     Bug("a run that misaligns vector loads", DEPTHWISE, "from += lead(to);", "", BANDS),
@@ -397,7 +378,6 @@ BUGS = [
         "i < total; i += blockDim.x) {\n    const int row",
         IM2COL,
     ),
-    Bug("two blocks share a column", SOFTMAX, "blockIdx.x * 32LL", "blockIdx.x * 31LL", COLUMNS),
     Bug(
         "two blocks add up without an atomic",
         MINE,
@@ -405,6 +385,77 @@ BUGS = [
         "*total += warps[0] + warps[1] + warps[2] + warps[3]",
         _total,
     ),
+    # Along rows.
+    Bug(
+        "no barrier before a block's warps meet",
+        ROWWISE,
+        "= value;\n  __syncthreads();\n  return",
+        "= value;\n  return",
+        BLOCK_ROWS,
+    ),
+    Bug(
+        "no barrier between two reductions", ROWWISE, "__syncthreads();  // the last reduction's", "// the last", TILES
+    ),
+    Bug("no barrier before teams meet", ROWWISE, "  __syncthreads();\n  for (int column", "  for (int column", TILES),
+    Bug(
+        "no barrier before teams read what they have found",
+        ROWWISE,
+        "  }\n  __syncthreads();\n#pragma",
+        "  }\n#pragma",
+        TILES,
+    ),
+    Bug("no __syncwarp after rows are staged", SOFTMAX_WARP, "  __syncwarp();\n\n  for", "\n  for", FEW_ROWS),
+    Bug("no __syncwarp before rows are written", SOFTMAX_WARP, "  __syncwarp();\n\n  const", "\n  const", FEW_ROWS),
+    Bug("no __syncwarp after logits are staged", LOSS, "  __syncwarp();\n", "", LOSSES),
+    Bug(
+        "a barrier that some warps leave out",
+        ROWWISE,
+        "= value;\n  __syncthreads();\n  return",
+        "= value;\n  if (threadIdx.x < 64) __syncthreads();\n  return",
+        BLOCK_ROWS,
+    ),
+    Bug("no wait for a row's rest", SOFTMAX_BLOCK, "__pipeline_wait_prior(0)", "__pipeline_wait_prior(1)", LONG_ROWS),
+    Bug("a shuffle's mask without its callers", ROWWISE, "sync(0xffffffff", "sync(0xffff", LANE_ROWS),
+    Bug(
+        "a shuffle that half of the warp leaves out",
+        ROWWISE,
+        "distance /= 2) value = op(value, from_lane(value, distance));",
+        "distance /= 2) if (threadIdx.x % 2) value = op(value, from_lane(value, distance));",
+        LANE_ROWS,
+    ),
+    Bug(
+        "a reduction over half of the lanes", ROWWISE, "int distance = LANES / 2", "int distance = LANES / 4", LANE_ROWS
+    ),
+    Bug("a row too many of lanes", SOFTMAX_WARP, "row < rows;  // lanes", "row <= rows;  // lanes", EIGHT_LANE_ROWS),
+    Bug("rows too many of threads", SOFTMAX_WARP, "elements = here * length", "elements = together * length", FEW_ROWS),
+    Bug("a run without its end", ROWWISE, "if (whole + lane < elements) run", "if (false) run", LOSSES),
+    Bug("reads one element behind the row", ROWWISE, "own(i) < cut.edges ? x", "own(i) <= cut.edges ? x", LANE_ROWS),
+    Bug("writes one element behind the row", ROWWISE, "(own(i) < cut.edges) y", "(own(i) <= cut.edges) y", LANE_ROWS),
+    Bug("a row whose head is not cut off", ROWWISE, "min(-lead<V>(row) & V - 1, length)", "0", LANE_ROWS),
+    Bug("reads a vector behind the row", ROWWISE, "edges - head < V - shift", "false", APART_ROWS),
+    Bug("shifts vectors the wrong way", ROWWISE, "bytes & 4 * step", "bytes & 2 * step", APART_ROWS),
+    Bug("room for one warp", SOFTMAX_BLOCK, "tops[32], sums[32]", "tops[1], sums[1]", BLOCK_ROWS),
+    Bug("a warp that is not there", ROWWISE, "lane < count ? warps[lane]", "lane <= count ? warps[lane]", BLOCK_ROWS),
+    Bug("a row's sum that is not initialised", ROWWISE, "    A sum = 0;\n    each", "    A sum;\n    each", LANE_ROWS),
+    Bug("the rest is left out of the sum", SOFTMAX_BLOCK, "sum += exp(value[v] - top);", "", LONG_ROWS),
+    Bug("two blocks share columns", SOFTMAX_BLOCK, "(blockIdx.x) * lanes + lane)", "(blockIdx.x) * 3 + lane)", TILES),
+    Bug("a team's row too many", SOFTMAX_BLOCK, "< here) store", "<= here) store", TILES),
+    Bug("a row's parts overlap", SOFTMAX_ONLINE, "(part) * work.chunk", "(part) * (work.chunk - 1)", PARTS),
+    Bug("two blocks take one part", SOFTMAX_ONLINE, "part = own % work.parts", "part = 0", PARTS),
+    Bug("a part is left out of a row's sum", SOFTMAX_ONLINE, "threadIdx.x; i < work.parts", "1; i < work.parts", PARTS),
+    Bug("columns that are not there", SOFTMAX_ONLINE, "inside = column < work.rows", "inside = true", PART_COLUMNS),
+    Bug("parts in one another's place", ONLINE, "partial + (part * rows + row) * 2, found", "partial, found", PARTS),
+    Bug("a vector too many in the rest", ONLINE, "for (; i < cut.vectors;", "for (; i <= cut.vectors;", PART_LOSSES),
+    Bug("a maximum that does not scale the sum", ROWWISE, "    sum *= exp(top - higher);\n", "", PARTS),
+    Bug("a loss of the class behind the last", LOSS, "wanted < problem.classes", "wanted < 1", LOSSES),
+    Bug(
+        "a row's loss without its first class",
+        LOSS,
+        "int i = 0; i < classes; ++i) found.sum",
+        "int i = 1; i < classes; ++i) found.sum",
+        LOSSES,
+    ),
+    Bug("writes losses of rows that are not there", LOSS, "row < here; row += 32", "row < together; row += 32", LOSSES),
     # Winograd's.
     Bug("no barrier before sources are read", WINOGRAD_F2X3, "__syncthreads();  // `source`", "// `source`", F2X3),
     Bug("no barrier before the first chunk is read", WINOGRAD_F2X3, "__syncthreads();  // the first", "// the", F2X3),
