@@ -46,7 +46,10 @@ STRATEGIES = (  # the folder's name, then the strategy's; in the order in which 
     "rowwise.torch",
     "rowwise.numpy",
     "rowwise.cupy_softmax",
-    "rowwise.triton_softmax",
+    "rowwise.triton_softmax_rows",
+    "rowwise.triton_softmax_row",
+    "rowwise.triton_softmax_online",
+    "rowwise.triton_cross_entropy",
     "gemm.torch",
     "gemm.numpy",
 )

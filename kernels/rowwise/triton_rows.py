@@ -1,0 +1,209 @@
+"""What the Triton kernels of this folder share: where a row's elements lie, and running maxima with their sums.
+
+An array is (outer, length, inner).  Where the axis is the last one in memory, inner is 1, and row r of x starts at
+r * lead; else rows are columns, of which neighbours in memory are read by neighbouring threads.
+
+A row whose length or lead is no multiple of a vector starts anywhere.  It is split by address: a body of whole vectors
+that starts and ends at multiples of 16 bytes, and its edges, fewer than a vector's elements before and behind the body.
+All offsets of rows are of 64 bits, all within a row's piece of 32.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import triton
+import triton.language as tl
+
+from ..problem import DTYPES
+
+SPLIT_FROM = 4  # vectors: shorter rows are not split into body and edges
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a problem's x and y lie in memory, and how many elements may be moved together.
+
+    lead      elements from one row of x to the next, where inner is 1
+    vector    elements that are moved at a time: 16 bytes of the smaller type, or fewer where addresses forbid it
+    edges     how many elements before and behind its body a row may have, at most; 0 where all rows are whole vectors
+    y_vector  what divides the distance of an element's offsets in x and in y, up to a vector
+    """
+
+    outer: int
+    length: int
+    inner: int
+    lead: int
+    vector: int
+    edges: int
+    y_vector: int
+
+    @classmethod
+    def of(cls, problem: Any) -> Layout:
+        """Of a softmax, or of a loss, whose y has no elements that lie as x's."""
+        outer, length, inner = problem.rows()
+        lead = problem.lead() if inner == 1 else length
+        dtypes = problem.dtypes()
+        arrays = ("x", "y") if problem.outputs()["y"] == problem.inputs()["x"] else ("x",)
+        full = 16 // min(DTYPES[dtypes[name]] for name in arrays)
+        if inner > 1:
+            return cls(outer, length, inner, lead, math.gcd(full, inner), 0, full)
+        whole = math.gcd(full, length, lead)
+        if whole < full and length >= SPLIT_FROM * full:
+            return cls(outer, length, inner, lead, full, 2 * full, math.gcd(full, length - lead))
+        return cls(outer, length, inner, lead, whole, 0, whole)
+
+    @property
+    def rows(self) -> int:
+        """Or columns."""
+        return self.outer * self.inner
+
+    def of_rows(self) -> dict[str, Any]:
+        """The arguments of a kernel of rows."""
+        return {
+            "rows": self.outer, "length": self.length, "lead": self.lead, "DENSE": self.lead == self.length,
+            "VECTOR": self.vector, "EDGES": self.edges, "Y_VECTOR": self.y_vector,
+        }  # fmt: skip
+
+    def of_columns(self) -> dict[str, Any]:
+        """The arguments of a kernel of columns."""
+        return {
+            "outer": self.outer, "length": self.length, "inner": self.inner, "VECTOR": self.vector,
+            "WIDE": max(self.rows, self.length * self.inner) > 2**31 - 2**16,
+        }  # fmt: skip
+
+
+def number(problem: Any) -> tl.dtype:
+    """In which maxima and sums are computed."""
+    return tl.float64 if problem.dtype == "float64" else tl.float32
+
+
+def many_rows(programs: int) -> list[str]:
+    """Why so many programs cannot be launched, as a sentence; [] where they can."""
+    return [f"It launches fewer than 2^31 programs, and this problem needs {programs}."] * (programs >= 2**31)
+
+
+# Device functions -----------------------------------------------------------------------------------------------------
+
+
+@triton.jit
+def span(row, length, lead, DENSE: tl.constexpr, VECTOR: tl.constexpr, EDGES: tl.constexpr, Y_VECTOR: tl.constexpr):
+    """Of rows: offset in x, the body's offset, the body's length, and what leads from offsets in x to those in y.
+
+    The compiler knows that the middle two are multiples of VECTOR.
+    """
+    row = row.to(tl.int64)
+    if EDGES > 0:
+        start = row * lead
+        body = (start + VECTOR - 1) // VECTOR * VECTOR
+        count = (start + length) // VECTOR * VECTOR - body
+    else:
+        start = row * (lead // VECTOR * VECTOR)
+        body = start
+        count = start * 0 + length // VECTOR * VECTOR
+    shift = 0 if DENSE else row * ((length - lead) // Y_VECTOR * Y_VECTOR)
+    return start, body, count, shift
+
+
+@triton.jit
+def edges(start, body, count, length, VECTOR: tl.constexpr, EDGES: tl.constexpr):
+    """Offsets in x of what lies before and behind the body, VECTOR - 1 at most each, and which of them exist.
+
+    [EDGES] of one row, [ROWS, EDGES, 1] of several; EDGES is at least 2 * VECTOR.
+    """
+    i = tl.arange(0, EDGES)
+    if len(start.shape) == 3:
+        i = i[None, :, None]
+    end = start + length
+    behind = body + tl.maximum(count, 0)
+    o = tl.where(i < VECTOR, start + i, behind + i - VECTOR)
+    return o, o < tl.where(i < VECTOR, tl.minimum(body, end), end)
+
+
+@triton.jit
+def largest(v):
+    """Of [PIECE]; of each row of [ROWS, LANES, VECTOR]."""
+    return tl.max(tl.max(v, 2, keep_dims=True), 1, keep_dims=True) if len(v.shape) == 3 else tl.max(v, 0)
+
+
+@triton.jit
+def sum_of(v):
+    """Of [PIECE]; of each row of [ROWS, LANES, VECTOR]."""
+    return tl.sum(tl.sum(v, 2, keep_dims=True), 1, keep_dims=True) if len(v.shape) == 3 else tl.sum(v, 0)
+
+
+@triton.jit
+def finite(top):
+    """A maximum that may be subtracted: of a row of nothing but -inf, 0."""
+    return tl.where(top == float("-inf"), 0.0, top)
+
+
+@triton.jit
+def to(v, DTYPE: tl.constexpr):
+    """v in another type, rounded once: from float64 to bfloat16, too, between which Triton goes through float32."""
+    if v.dtype == tl.float64 and DTYPE == tl.bfloat16:
+        single = v.to(tl.float32)
+        back = single.to(tl.float64)
+        bits = single.to(tl.int32, bitcast=True)
+        bits = tl.where(tl.abs(back) > tl.abs(v), bits - 1, bits) | (back != v).to(tl.int32)  # rounded to odd
+        v = bits.to(tl.float32, bitcast=True)
+    return v.to(DTYPE)
+
+
+@triton.jit
+def softmax_of_rows(
+    x, y, row, rows, length, lead,
+    LOG: tl.constexpr, DENSE: tl.constexpr, VECTOR: tl.constexpr, EDGES: tl.constexpr, Y_VECTOR: tl.constexpr,
+    NUMBER: tl.constexpr, LANES: tl.constexpr, PIECES: tl.constexpr,
+):  # fmt: skip
+    """Of rows [ROWS, 1, 1], or of one row, a number, in registers: PIECES of [ROWS, LANES, VECTOR], or of [LANES * VECTOR].
+
+    A vector's elements are an axis of their own where rows share a program, so that bodies and edges lie in the same
+    lanes: else Triton would exchange the bodies through shared memory.
+    """
+    start, body, count, shift = span(row, length, lead, DENSE, VECTOR, EDGES, Y_VECTOR)
+    count = count.to(tl.int32)
+    if len(row.shape) == 3:
+        i = tl.arange(0, LANES)[None, :, None] * VECTOR + tl.arange(0, VECTOR)[None, None, :]
+    else:
+        i = tl.arange(0, LANES * VECTOR)
+    exists = row < rows
+    p_x, p_y = x + body, y + (body + shift)
+    lowest = float("-inf")
+    below = ()
+    for piece in tl.static_range(PIECES):
+        at = piece * (LANES * VECTOR) + i
+        below += (tl.load(p_x + at, mask=exists & (at < count), other=lowest).to(NUMBER),)
+    if EDGES > 0:
+        o_edge, m_edge = edges(start, body, count, length, VECTOR, EDGES)
+        m_edge &= exists
+        edge = tl.load(x + o_edge, mask=m_edge, other=lowest).to(NUMBER)
+
+    highest = below[0]
+    for piece in tl.static_range(1, PIECES):
+        highest = tl.maximum(highest, below[piece])
+    top = largest(highest)
+    if EDGES > 0:
+        top = tl.maximum(top, largest(edge))
+
+    powers = ()
+    total = tl.zeros_like(below[0])
+    for piece in tl.static_range(PIECES):
+        power = tl.exp(below[piece] - top)
+        total += power
+        powers += (power,)
+    total = sum_of(total)
+    if EDGES > 0:
+        power_of_edge = tl.exp(edge - top)
+        total += sum_of(power_of_edge)
+    scale = tl.log(total) if LOG else 1 / total
+
+    for piece in tl.static_range(PIECES):
+        at = piece * (LANES * VECTOR) + i
+        result = below[piece] - top - scale if LOG else powers[piece] * scale
+        tl.store(p_y + at, to(result, y.dtype.element_ty), mask=exists & (at < count))
+    if EDGES > 0:
+        result = edge - top - scale if LOG else power_of_edge * scale
+        tl.store(y + (o_edge + shift), to(result, y.dtype.element_ty), mask=m_edge)
