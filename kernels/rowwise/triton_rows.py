@@ -75,14 +75,19 @@ class Layout:
         }  # fmt: skip
 
 
+def accumulator(problem: Any) -> str:
+    """The dtype in which maxima and sums are computed."""
+    return "float64" if problem.dtype == "float64" else "float32"
+
+
 def number(problem: Any) -> tl.dtype:
-    """In which maxima and sums are computed."""
-    return tl.float64 if problem.dtype == "float64" else tl.float32
+    """The same, as Triton's type."""
+    return getattr(tl, accumulator(problem))
 
 
-def many_rows(programs: int) -> list[str]:
-    """Why so many programs cannot be launched, as a sentence; [] where they can."""
-    return [f"It launches fewer than 2^31 programs, and this problem needs {programs}."] * (programs >= 2**31)
+def too_many(programs: int) -> list[str]:
+    """Why so many rows or tiles cannot be numbered, as a sentence; [] where they can."""
+    return [f"It numbers programs in 32 bits, and this problem takes {programs}."] * (programs > 2**31 - 2**16)
 
 
 # Device functions -----------------------------------------------------------------------------------------------------
@@ -153,15 +158,31 @@ def to(v, DTYPE: tl.constexpr):
 
 
 @triton.jit
-def softmax_of_rows(
+def merged(top, total, other_top, other_total):
+    """Maximum, and sum of exponentials below it, of two parts of which each has such."""
+    higher = tl.maximum(top, other_top)
+    below = finite(higher)
+    return higher, total * tl.exp(top - below) + other_total * tl.exp(other_top - below)
+
+
+@triton.jit
+def merged_along(top, total, AXIS: tl.constexpr):
+    """The same of all parts along an axis, which is kept."""
+    highest = tl.max(top, AXIS, keep_dims=True)
+    return highest, tl.sum(total * tl.exp(top - finite(highest)), AXIS, keep_dims=True)
+
+
+@triton.jit
+def rows_in_registers(
     x, y, row, rows, length, lead,
     LOG: tl.constexpr, DENSE: tl.constexpr, VECTOR: tl.constexpr, EDGES: tl.constexpr, Y_VECTOR: tl.constexpr,
     NUMBER: tl.constexpr, LANES: tl.constexpr, PIECES: tl.constexpr,
 ):  # fmt: skip
-    """Of rows [ROWS, 1, 1], or of one row, a number, in registers: PIECES of [ROWS, LANES, VECTOR], or of [LANES * VECTOR].
+    """Maximum and sum of exponentials of rows [ROWS, 1, 1], or of one row, a number; to y, if any, their softmax.
 
-    A vector's elements are an axis of their own where rows share a program, so that bodies and edges lie in the same
-    lanes: else Triton would exchange the bodies through shared memory.
+    A row is PIECES of [ROWS, LANES, VECTOR], or of [LANES * VECTOR].  A vector's elements are an axis of their own where
+    rows share a program, so that bodies and edges lie in the same lanes: else Triton would exchange the bodies through
+    shared memory.
     """
     start, body, count, shift = span(row, length, lead, DENSE, VECTOR, EDGES, Y_VECTOR)
     count = count.to(tl.int32)
@@ -170,40 +191,136 @@ def softmax_of_rows(
     else:
         i = tl.arange(0, LANES * VECTOR)
     exists = row < rows
-    p_x, p_y = x + body, y + (body + shift)
+    p_x = x + body
     lowest = float("-inf")
-    below = ()
+    pieces = ()
     for piece in tl.static_range(PIECES):
         at = piece * (LANES * VECTOR) + i
-        below += (tl.load(p_x + at, mask=exists & (at < count), other=lowest).to(NUMBER),)
+        pieces += (tl.load(p_x + at, mask=exists & (at < count), other=lowest).to(NUMBER),)
     if EDGES > 0:
         o_edge, m_edge = edges(start, body, count, length, VECTOR, EDGES)
         m_edge &= exists
         edge = tl.load(x + o_edge, mask=m_edge, other=lowest).to(NUMBER)
 
-    highest = below[0]
+    highest = pieces[0]
     for piece in tl.static_range(1, PIECES):
-        highest = tl.maximum(highest, below[piece])
+        highest = tl.maximum(highest, pieces[piece])
     top = largest(highest)
     if EDGES > 0:
         top = tl.maximum(top, largest(edge))
-
     powers = ()
-    total = tl.zeros_like(below[0])
+    total = tl.zeros_like(highest)
     for piece in tl.static_range(PIECES):
-        power = tl.exp(below[piece] - top)
+        power = tl.exp(pieces[piece] - top)
         total += power
         powers += (power,)
     total = sum_of(total)
     if EDGES > 0:
         power_of_edge = tl.exp(edge - top)
         total += sum_of(power_of_edge)
-    scale = tl.log(total) if LOG else 1 / total
 
-    for piece in tl.static_range(PIECES):
-        at = piece * (LANES * VECTOR) + i
-        result = below[piece] - top - scale if LOG else powers[piece] * scale
-        tl.store(p_y + at, to(result, y.dtype.element_ty), mask=exists & (at < count))
+    if y is not None:
+        p_y = y + (body + shift)
+        scale = tl.log(total) if LOG else 1 / total
+        for piece in tl.static_range(PIECES):
+            at = piece * (LANES * VECTOR) + i
+            result = pieces[piece] - top - scale if LOG else powers[piece] * scale
+            tl.store(p_y + at, to(result, y.dtype.element_ty), mask=exists & (at < count))
+        if EDGES > 0:
+            result = edge - top - scale if LOG else power_of_edge * scale
+            tl.store(y + (o_edge + shift), to(result, y.dtype.element_ty), mask=m_edge)
+    return top, total
+
+
+@triton.jit
+def statistics_of_row(
+    x, row, split, steps, length, lead,
+    DENSE: tl.constexpr, VECTOR: tl.constexpr, EDGES: tl.constexpr, Y_VECTOR: tl.constexpr,
+    NUMBER: tl.constexpr, LANES: tl.constexpr, UNROLL: tl.constexpr,
+):  # fmt: skip
+    """Maximum and sum of exponentials, two numbers, of one of a row's splits: `steps` steps of its body.
+
+    The first has the row's edges too.  Each of LANES threads keeps its own maximum and sum, so that threads meet once.
+    """
+    step: tl.constexpr = LANES * VECTOR * UNROLL
+    start, body, count, _ = span(row, length, lead, DENSE, VECTOR, EDGES, Y_VECTOR)
+    first = split.to(tl.int64) * steps * step
+    here = tl.minimum(count - first, steps.to(tl.int64) * step).to(tl.int32)
+    p_x = x + (body + first)
+    lane = tl.arange(0, LANES)[:, None] * VECTOR
+    vector = tl.arange(0, VECTOR)[None, :]
+    lowest = float("-inf")
+    top = tl.full((LANES, 1), lowest, NUMBER)
+    total = tl.zeros((LANES, 1), NUMBER)
+    for at in range(0, here, step):
+        values = ()
+        higher = top
+        for piece in tl.static_range(UNROLL):
+            i = at + piece * (LANES * VECTOR) + lane
+            values += (tl.load(p_x + (i + vector), mask=i < here, other=lowest).to(NUMBER),)
+        for piece in tl.static_range(UNROLL):
+            higher = tl.maximum(higher, tl.max(values[piece], 1, keep_dims=True))
+        below = finite(higher)
+        total *= tl.exp(top - below)
+        for piece in tl.static_range(UNROLL):
+            total += tl.sum(tl.exp(values[piece] - below), 1, keep_dims=True)
+        top = higher
+    highest = tl.max(top)
+    total = tl.sum(total * tl.exp(top - finite(highest)))
     if EDGES > 0:
-        result = edge - top - scale if LOG else power_of_edge * scale
-        tl.store(y + (o_edge + shift), to(result, y.dtype.element_ty), mask=m_edge)
+        o_edge, m_edge = edges(start, body, count, length, VECTOR, EDGES)
+        edge = tl.load(x + o_edge, mask=m_edge & (split == 0), other=lowest).to(NUMBER)
+        top_of_edge = tl.max(edge, 0)
+        total_of_edge = tl.sum(tl.exp(edge - finite(top_of_edge)), 0)
+        highest, total = merged(highest, total, top_of_edge, total_of_edge)
+    return highest, total
+
+
+@triton.jit
+def statistics_of_columns(
+    x, tile, split, steps, outer, length, inner,
+    WIDE: tl.constexpr, VECTOR: tl.constexpr,
+    NUMBER: tl.constexpr, COLUMNS: tl.constexpr, LANES: tl.constexpr, UNROLL: tl.constexpr,
+):  # fmt: skip
+    """The same of one of the splits of COLUMNS columns: [1, COLUMNS] each; LANES threads share a column."""
+    first, exists, inner = columns_of(tile, outer, length, inner, WIDE, VECTOR, COLUMNS)
+    k0, end = part_of_columns(split, steps, length, WIDE, LANES * UNROLL)
+    p_x = x + first
+    lane = tl.arange(0, LANES)[:, None]
+    lowest = float("-inf")
+    top = tl.full((LANES, COLUMNS), lowest, NUMBER)
+    total = tl.zeros((LANES, COLUMNS), NUMBER)
+    for at in range(k0, end, LANES * UNROLL):
+        values = ()
+        higher = top
+        for piece in tl.static_range(UNROLL):
+            k = at + piece * LANES + lane
+            values += (tl.load(p_x + k * inner, mask=exists & (k < end), other=lowest).to(NUMBER),)
+        for piece in tl.static_range(UNROLL):
+            higher = tl.maximum(higher, values[piece])
+        below = finite(higher)
+        total *= tl.exp(top - below)
+        for piece in tl.static_range(UNROLL):
+            total += tl.exp(values[piece] - below)
+        top = higher
+    return merged_along(top, total, 0)
+
+
+@triton.jit
+def part_of_columns(split, steps, length, WIDE: tl.constexpr, STEP: tl.constexpr):
+    """Where one of the columns' splits starts along them, and where it ends."""
+    if WIDE:
+        split, length = split.to(tl.int64), length.to(tl.int64)
+    k0 = split * steps * STEP
+    return k0, tl.minimum(length, k0 + steps * STEP)
+
+
+@triton.jit
+def columns_of(tile, outer, length, inner, WIDE: tl.constexpr, VECTOR: tl.constexpr, COLUMNS: tl.constexpr):
+    """Of a tile's columns: offset of the first element, whether they exist; and inner, to which the compiler sees VECTOR."""
+    if WIDE:
+        tile, outer, length, inner = tile.to(tl.int64), outer.to(tl.int64), length.to(tl.int64), inner.to(tl.int64)
+    inner = inner // VECTOR * VECTOR
+    column = tile * COLUMNS + tl.arange(0, COLUMNS)[None, :]
+    first = (column // inner).to(tl.int64) * (length * inner) + column % inner
+    return first, column < outer * inner, inner

@@ -18,7 +18,7 @@ import triton.language as tl
 from ..problem import SOFTMAX_OPS, SoftmaxProblem
 from ..strategy import Budget
 from ..triton_common import Plan, TritonStrategy, cdiv, distinct, pointers, power_of_two
-from .triton_rows import Layout, many_rows, number, softmax_of_rows
+from .triton_rows import Layout, number, rows_in_registers, too_many
 
 ELEMENTS = 32  # of a thread; half of it in float64
 MOST_WARPS = 32  # of a program
@@ -30,7 +30,7 @@ def row_kernel(
     LOG: tl.constexpr, DENSE: tl.constexpr, VECTOR: tl.constexpr, EDGES: tl.constexpr, Y_VECTOR: tl.constexpr,
     NUMBER: tl.constexpr, LANES: tl.constexpr, PIECES: tl.constexpr,
 ):  # fmt: skip
-    softmax_of_rows(
+    rows_in_registers(
         x, y, tl.program_id(0), rows, length, lead,
         LOG, DENSE, VECTOR, EDGES, Y_VECTOR, NUMBER, LANES, PIECES,
     )  # fmt: skip
@@ -52,7 +52,7 @@ class TritonSoftmaxRow(TritonStrategy):
             return ["It computes rows, whose axis is the last one that is longer than 1."]
         if layout.length > most:
             return [f"It keeps rows of at most {most} elements in registers, and these have {layout.length}."]
-        return many_rows(layout.outer)
+        return too_many(layout.outer)
 
     def configs(self, problem: SoftmaxProblem) -> list[dict[str, int]]:
         """As many warps as hold a row at ELEMENTS a thread; then half and twice as many."""

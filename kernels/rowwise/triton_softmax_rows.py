@@ -22,7 +22,7 @@ import triton.language as tl
 from ..problem import DTYPES, SOFTMAX_OPS, SoftmaxProblem
 from ..strategy import Budget
 from ..triton_common import PROGRAMS, Plan, TritonStrategy, cdiv, distinct, pointers, power_of_two
-from .triton_rows import Layout, many_rows, number, softmax_of_rows, to
+from .triton_rows import Layout, columns_of, number, rows_in_registers, to, too_many
 
 MOST = 1024  # elements of a row
 ELEMENTS = 32  # that a thread holds; half of it in float64
@@ -36,7 +36,7 @@ def rows_kernel(
     NUMBER: tl.constexpr, ROWS: tl.constexpr, LANES: tl.constexpr, PIECES: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None, None]
-    softmax_of_rows(
+    rows_in_registers(
         x, y, row, rows, length, lead, LOG, DENSE, VECTOR, EDGES, Y_VECTOR, NUMBER, LANES, PIECES
     )  # fmt: skip
 
@@ -47,13 +47,7 @@ def columns_kernel(
     LOG: tl.constexpr, WIDE: tl.constexpr, VECTOR: tl.constexpr, NUMBER: tl.constexpr,
     COLUMNS: tl.constexpr, PIECE: tl.constexpr, PIECES: tl.constexpr,
 ):  # fmt: skip
-    pid = tl.program_id(0)
-    if WIDE:
-        pid, outer, inner = pid.to(tl.int64), outer.to(tl.int64), inner.to(tl.int64)
-    inner = inner // VECTOR * VECTOR
-    column = pid * COLUMNS + tl.arange(0, COLUMNS)[None, :]
-    exists = column < outer * inner
-    first = (column // inner).to(tl.int64) * (length * inner) + column % inner
+    first, exists, inner = columns_of(tl.program_id(0), outer, length, inner, WIDE, VECTOR, COLUMNS)
     p_x, p_y = x + first, y + first
     i = tl.arange(0, PIECE)[:, None]
     lowest = float("-inf")
@@ -134,7 +128,7 @@ class TritonSoftmaxRows(TritonStrategy):
         configs = self.configs(problem)
         if not configs:
             return [f"It keeps columns in registers, and of {layout.length} elements they do not fit."]
-        return many_rows(self.programs(layout, configs[0]))
+        return too_many(self.programs(layout, configs[0]))
 
     def configs(self, problem: SoftmaxProblem) -> list[dict[str, int]]:
         """Threads that hold ELEMENTS, half as many, and more of them; of columns, lines of several widths."""
