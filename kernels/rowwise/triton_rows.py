@@ -99,7 +99,7 @@ def span(row, length, lead, DENSE: tl.constexpr, VECTOR: tl.constexpr, EDGES: tl
 
     The compiler knows that the middle two are multiples of VECTOR.
     """
-    row = row.to(tl.int64)
+    row = tl.cast(row, tl.int64)
     if EDGES > 0:
         start = row * lead
         body = (start + VECTOR - 1) // VECTOR * VECTOR
