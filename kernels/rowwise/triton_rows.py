@@ -44,7 +44,7 @@ class Layout:
     def of(cls, problem: Any) -> Layout:
         """Of a softmax, or of a loss, whose y has no elements that lie as x's."""
         outer, length, inner = problem.rows()
-        lead = problem.lead() if inner == 1 else length
+        lead = getattr(problem, "row_stride", None) or length
         dtypes = problem.dtypes()
         arrays = ("x", "y") if problem.outputs()["y"] == problem.inputs()["x"] else ("x",)
         full = 16 // min(DTYPES[dtypes[name]] for name in arrays)
