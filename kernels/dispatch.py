@@ -22,7 +22,14 @@ ORDER = {
             "triton_implicit_gemm",
         ),
         "pool": ("torch", "cupy_max_pool", "triton_max_pool", "triton_avg_pool"),
-        "rowwise": ("torch", "cupy_softmax", "triton_softmax_rows", "triton_softmax_row", "triton_softmax_online", "triton_cross_entropy"),
+        "rowwise": (
+            "torch",
+            "cupy_softmax",
+            "triton_softmax_rows",
+            "triton_softmax_row",
+            "triton_softmax_online",
+            "triton_cross_entropy",
+        ),
         "gemm": ("torch",),
     },
     "cpu": {

@@ -88,4 +88,6 @@ def grids_of(strategy: Strategy) -> list[Grid]:
 NUMBERS = ("float64", "float32", "float16")
 LIMITED: dict[str, Space] = {
     "numpy": {"dtype": NUMBERS, "out_dtype": (None, *NUMBERS)},  # which has no bfloat16
+    "triton_softmax_rows": {"length": LENGTHS[:-3]},
+    "triton_softmax_row": {"inner": ((), (1,))},
 }

@@ -39,8 +39,9 @@ CONV, DIRECT, DEPTHWISE, IM2COL, TMA, F2X3, F4X3, STEM = (
         "stem",
     )
 )
-MAX, AVG, SOFTMAX = (
-    load(entry) for entry in ("pool.triton_max_pool", "pool.triton_avg_pool", "rowwise.triton_softmax")
+MAX, AVG = (load(f"pool.triton_{name}") for name in ("max_pool", "avg_pool"))
+ROWS, ROW, ONLINE, LOSS = (
+    load(f"rowwise.triton_{name}") for name in ("softmax_rows", "softmax_row", "softmax_online", "cross_entropy")
 )
 triton_gemm, triton_winograd = (
     sys.modules[f"gpucnn.kernels.{name}"] for name in ("triton_gemm", "conv.triton_winograd")
@@ -94,9 +95,18 @@ CONFIGURED = [
     (MAX, "--op=adaptive_max_pool2d --return-indices mb2ic37ih7oh1"),
     (AVG, "--op=avg_pool2d --count-include-pad=false mb2ic35ih9kh3sh2ph1"),
     (AVG, "--op=avg_pool2d --layout=channels_last mb1ic35ih5kh5ph2"),
-    (SOFTMAX, "--op=softmax 33x130"),
-    (SOFTMAX, "--op=log_softmax 3x5000"),
-    (SOFTMAX, "--op=softmax --axis=1 3x300x17"),
+    (ROWS, "--op=softmax 33x130"),
+    (ROWS, "--op=log_softmax --dtype=float16 --out-dtype=float32 --row-stride=80 21x77"),
+    (ROWS, "--op=softmax --axis=1 3x300x17"),
+    (ROWS, "--op=softmax --dtype=bfloat16 --axis=1 2x21x16x16"),
+    (ROW, "--op=softmax --dtype=float16 3x2049"),
+    (ROW, "--op=log_softmax --dtype=float64 --out-dtype=bfloat16 3x1031"),
+    (ONLINE, "--op=softmax 3x40001"),
+    (ONLINE, "--op=log_softmax --axis=0 6000x5"),
+    (LOSS, "--op=cross_entropy --dtype=float16 37x133"),
+    (LOSS, "--op=cross_entropy --reduction=sum 3x40001"),
+    (LOSS, "--op=cross_entropy --reduction=none 2x21x12x12"),
+    (LOSS, "--op=cross_entropy 2x3000x3"),
 ]
 
 

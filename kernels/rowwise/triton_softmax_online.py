@@ -49,6 +49,7 @@ UNROLL = 4  # vectors that a thread loads before it needs the first: with 16 war
 LINE = 128  # bytes of neighbouring columns that are read together
 CACHE = 24 << 20  # bytes of x that L2 holds while y passes through it; an H100 has 50 MB, in two halves
 MOST_SPLITS = 1024
+LEAST_STEPS = 2  # of a split's loop, with 16 warps of 32 KB each: fewer are not worth a launch
 MOST_WHOLE = 2**30  # elements, which a program counts in 32 bits
 
 
@@ -280,7 +281,7 @@ def divided(layout: Layout, tile: dict[str, int]) -> int:
     >>> [divided(layout, tile(layout, 4, 16, 4)) for layout in layouts]
     [32, 5, 7]
     """
-    most = max(1, min(MOST_SPLITS, cdiv(layout.length, Division.of(layout, tile, 1).step)))
+    most = max(1, min(MOST_SPLITS, Division.of(layout, tile, 1).steps // LEAST_STEPS))
     found = [Division.of(layout, tile, splits) for splits in range(1, most + 1)]
     least = min(division.time for division in found)
     return next(division.splits for division in found if 16 * division.time <= 17 * least)
