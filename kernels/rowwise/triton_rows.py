@@ -19,7 +19,7 @@ import triton.language as tl
 
 from ..problem import DTYPES
 
-SPLIT_FROM = 4  # vectors: shorter rows are not split into body and edges
+SPLIT_FROM = 4  # vectors: shorter rows are not split into body and edges; so no body is empty
 
 
 @dataclass(frozen=True)
@@ -71,8 +71,13 @@ class Layout:
         """The arguments of a kernel of columns."""
         return {
             "outer": self.outer, "length": self.length, "inner": self.inner, "VECTOR": self.vector,
-            "WIDE": max(self.rows, self.length * self.inner) > 2**31 - 2**16,
+            "WIDE": wide(self),
         }  # fmt: skip
+
+
+def wide(layout: Layout) -> bool:
+    """Whether 32 bits cannot number all columns, or the elements of those that lie side by side."""
+    return max(layout.rows, layout.length * layout.inner) > 2**31 - 2**16
 
 
 def accumulator(problem: Any) -> str:
@@ -121,10 +126,8 @@ def edges(start, body, count, length, VECTOR: tl.constexpr, EDGES: tl.constexpr)
     i = tl.arange(0, EDGES)
     if len(start.shape) == 3:
         i = i[None, :, None]
-    end = start + length
-    behind = body + tl.maximum(count, 0)
-    o = tl.where(i < VECTOR, start + i, behind + i - VECTOR)
-    return o, o < tl.where(i < VECTOR, tl.minimum(body, end), end)
+    o = tl.where(i < VECTOR, start + i, body + count + i - VECTOR)
+    return o, o < tl.where(i < VECTOR, body, start + length)
 
 
 @triton.jit
