@@ -49,12 +49,12 @@ triton_gemm, triton_winograd = (
 INF, NAN = np.inf, np.nan
 
 
-def judge(strategy, problem, arrays=None):
-    """The verdict on small integers and on normals, or on `arrays`, whose outputs are to be exact."""
+def judge(strategy, problem, arrays=None, exact=True):
+    """The verdict on small integers and on normals, or on `arrays`, whose outputs are to be exact or within bounds."""
     if arrays is None:
         return validate(strategy, problem, MACHINE, oracles(problem, seed=0))
     images = np.arange(problem.outputs()["y"][0])
-    return validate(strategy, problem, MACHINE, [Oracle(problem, Inputs("special values", arrays, True), images)])
+    return validate(strategy, problem, MACHINE, [Oracle(problem, Inputs("special values", arrays, exact), images)])
 
 
 # Problems of which no tile is a divisor, and whose configurations differ: filters, pixels and reductions on both sides
@@ -277,7 +277,7 @@ def test_cross_entropy_of_nan_and_infinity(dims, far):
     target[5], target[6] = 0, -100
     target[7:10] = far or problem.dims[1]
     np.moveaxis(arrays["x"], 1, -1)[:] = rows.reshape(*target.shape, -1).reshape(np.moveaxis(arrays["x"], 1, -1).shape)
-    found = judge(LOSS, problem, arrays)
+    found = judge(LOSS, problem, arrays, exact=False)
     assert found.verdict == "PASSED", found.message
 
 
@@ -541,6 +541,16 @@ def test_bfloat16_is_rounded_to_nearest_even():
     assert y.flatten().tolist() == [1, 1 + 2**-6, 1 + 2**-6]
 
 
+def test_float64_is_rounded_to_bfloat16_once():
+    """A share of 1/2 + 2**-9 + 2**-35 lies just above the middle of two numbers, where float32 would put it."""
+    problem, share = parse("--op=softmax --dtype=float64 --out-dtype=bfloat16 1x2"), 0.5 + 2**-9 + 2**-35
+    x = torch.tensor([[np.log(share / (1 - share)), 0.0]], dtype=torch.float64, device=MACHINE.device)
+    for strategy in (ROWS, ROW, ONLINE):
+        y = torch.empty(1, 2, dtype=torch.bfloat16, device=MACHINE.device)
+        strategy.prepare(problem, MACHINE.device)([x], [y])
+        assert y.tolist() == [[0.5 + 2**-8, 0.5 - 2**-9]], strategy.name
+
+
 def test_host_arrays_need_a_process_without_a_gpu(monkeypatch):
     monkeypatch.setattr(sys.modules["gpucnn.kernels.triton_common"], "has_gpu", lambda: True)
     problem = parse("mb1ic3ih8oc4kh3")
@@ -624,9 +634,8 @@ FAULTS = [
     (ROW, "(start + length) // VECTOR * VECTOR - body", "length // VECTOR * VECTOR", "--op=softmax 3x1033"),
     (ROW, "tl.where(i < VECTOR, body, start + length)", "start + length", "--op=softmax 3x1033"),
     (ROW, "total += sum_of(power_of_edge)", "total += 0", "--op=softmax 3x1033"),
-    (ROW, '(back != v).to(tl.int32)', "0", "--op=softmax --dtype=float64 --out-dtype=bfloat16 2x2"),
     (ONLINE, "total *= tl.exp(top - below)", "total *= 1", "--op=softmax 3x40001"),
-    (ONLINE, "m_edge & (split == 0)", "m_edge", "--op=softmax 3x40001"),
+    (ONLINE, "m_edge & (split == 0)", "m_edge", "--op=softmax --dtype=float64 3x20001"),
     (ONLINE, "m_edge &= split == 0", "m_edge &= split == 1", "--op=softmax 3x20001"),
     (ONLINE, "part_total * tl.exp(part_top - finite(top))", "part_total", "--op=softmax 3x40001"),
     (ONLINE, "blocks - 1 - block", "blocks - block", "--op=softmax 3x20001"),

@@ -322,7 +322,8 @@ def part_of_columns(split, steps, length, WIDE: tl.constexpr, STEP: tl.constexpr
 def columns_of(tile, outer, length, inner, WIDE: tl.constexpr, VECTOR: tl.constexpr, COLUMNS: tl.constexpr):
     """Of a tile's columns: offset of the first element, whether they exist; and inner, to which the compiler sees VECTOR."""
     if WIDE:
-        tile, outer, length, inner = tile.to(tl.int64), outer.to(tl.int64), length.to(tl.int64), inner.to(tl.int64)
+        tile, outer = tl.cast(tile, tl.int64), outer.to(tl.int64)
+        length, inner = length.to(tl.int64), inner.to(tl.int64)
     inner = inner // VECTOR * VECTOR
     column = tile * COLUMNS + tl.arange(0, COLUMNS)[None, :]
     first = (column // inner).to(tl.int64) * (length * inner) + column % inner
