@@ -8,8 +8,8 @@ maximum and sum to a workspace, and a second merges them.
 For "mean" and "sum" each program adds the losses of its rows, and how many count, always the same rows in the same
 order, whatever the GPU; a last launch of one program adds those.  So results repeat to the last bit.
 
-FLOPs: four an element (maximum, subtract, exponential, add).  Bytes: x and target once; y, or two numbers a program.  The
-target's element of x is read again, from L2 mostly.
+FLOPs: four an element (maximum, subtract, exponential, add).  Bytes: x and target once; y, or two numbers a program.
+The target's element of x is read again, where it may still be in L2.
 Memory bandwidth limits its speed; for columns whose number is no multiple of a vector, loads of single elements do.
 It does not take label smoothing, weights of classes, or targets that are probabilities.
 
@@ -79,9 +79,9 @@ def short_rows_kernel(
 ):  # fmt: skip
     losses_sum = tl.zeros((ROWS, 1, 1), NUMBER)
     count = tl.zeros((ROWS, 1, 1), tl.float64)
-    for tile in range(tl.program_id(0), tiles, tl.num_programs(0)):
-        row = tl.cast(tile, tl.int64) * ROWS + tl.arange(0, ROWS)[:, None, None]
-        top, total = rows_in_registers(
+    for at in range(tl.program_id(0), tiles, tl.num_programs(0)):
+        row = tl.cast(at, tl.int64) * ROWS + tl.arange(0, ROWS)[:, None, None]
+        top, total = rows_in_registers(  # pyright: ignore[reportGeneralTypeIssues]
             x, None, row, rows, length, lead, False, DENSE, VECTOR, EDGES, Y_VECTOR, NUMBER, LANES, PIECES
         )
         loss, one = losses(x, target, row, row < rows, length, 1, ignore_index, top, total)
@@ -103,7 +103,7 @@ def row_kernel(
     split = tl.program_id(0) * 0
     losses_sum, count = tl.zeros((1,), NUMBER), tl.zeros((1,), tl.float64)
     for this in range(tl.program_id(0), rows, tl.num_programs(0)):
-        top, total = statistics_of_row(
+        top, total = statistics_of_row(  # pyright: ignore[reportGeneralTypeIssues]
             x, this, split, steps, length, lead, DENSE, VECTOR, EDGES, Y_VECTOR, NUMBER, LANES, UNROLL
         )
         row = this + tl.arange(0, 1)
@@ -125,12 +125,12 @@ def columns_kernel(
 ):  # fmt: skip
     split = tl.program_id(0) * 0
     losses_sum, count = tl.zeros((1, COLUMNS), NUMBER), tl.zeros((1, COLUMNS), tl.float64)
-    for tile in range(tl.program_id(0), tiles, tl.num_programs(0)):
-        top, total = statistics_of_columns(
-            x, tile, split, steps, outer, length, inner, WIDE, VECTOR, NUMBER, COLUMNS, LANES, UNROLL
+    for at in range(tl.program_id(0), tiles, tl.num_programs(0)):
+        top, total = statistics_of_columns(  # pyright: ignore[reportGeneralTypeIssues]
+            x, at, split, steps, outer, length, inner, WIDE, VECTOR, NUMBER, COLUMNS, LANES, UNROLL
         )
-        column = tl.cast(tile, tl.int64) * COLUMNS + tl.arange(0, COLUMNS)[None, :]
-        _, exists, _ = columns_of(tile, outer, length, inner, WIDE, VECTOR, COLUMNS)
+        column = tl.cast(at, tl.int64) * COLUMNS + tl.arange(0, COLUMNS)[None, :]
+        _, exists, _ = columns_of(at, outer, length, inner, WIDE, VECTOR, COLUMNS)
         loss, one = losses(x, target, column, exists, length, inner, ignore_index, top, total)
         if y is None:
             losses_sum += loss

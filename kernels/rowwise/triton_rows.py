@@ -121,7 +121,7 @@ def span(row, length, lead, DENSE: tl.constexpr, VECTOR: tl.constexpr, EDGES: tl
 def edges(start, body, count, length, VECTOR: tl.constexpr, EDGES: tl.constexpr):
     """Offsets in x of what lies before and behind the body, VECTOR - 1 at most each, and which of them exist.
 
-    [EDGES] of one row, [ROWS, EDGES, 1] of several; EDGES is at least 2 * VECTOR.
+    [EDGES] of one row, [ROWS, EDGES, 1] of several; EDGES is 2 * VECTOR or more.
     """
     i = tl.arange(0, EDGES)
     if len(start.shape) == 3:
@@ -151,7 +151,7 @@ def finite(top):
 @triton.jit
 def to(v, DTYPE: tl.constexpr):
     """v in another type, rounded once: from float64 to bfloat16, too, between which Triton goes through float32."""
-    if v.dtype == tl.float64 and DTYPE == tl.bfloat16:
+    if v.dtype == tl.float64 and DTYPE == tl.bfloat16:  # noqa: SIM300
         single = v.to(tl.float32)
         back = single.to(tl.float64)
         bits = single.to(tl.int32, bitcast=True)
@@ -183,11 +183,13 @@ def rows_in_registers(
 ):  # fmt: skip
     """Maximum and sum of exponentials of rows [ROWS, 1, 1], or of one row, a number; to y, if any, their softmax.
 
-    A row is PIECES of [ROWS, LANES, VECTOR], or of [LANES * VECTOR].  A vector's elements are an axis of their own where
-    rows share a program, so that bodies and edges lie in the same lanes: else Triton would exchange the bodies through
-    shared memory.
+    A row is PIECES of [ROWS, LANES, VECTOR], or of [LANES * VECTOR].  Where rows share a program, a vector's elements
+    are an axis of their own, so that bodies and edges lie in the same lanes: else Triton would exchange the bodies
+    through shared memory.
     """
-    start, body, count, shift = span(row, length, lead, DENSE, VECTOR, EDGES, Y_VECTOR)
+    start, body, count, shift = span(  # pyright: ignore[reportGeneralTypeIssues]
+        row, length, lead, DENSE, VECTOR, EDGES, Y_VECTOR
+    )
     count = count.to(tl.int32)
     if len(row.shape) == 3:
         i = tl.arange(0, LANES)[None, :, None] * VECTOR + tl.arange(0, VECTOR)[None, None, :]
@@ -246,7 +248,9 @@ def statistics_of_row(
     The first has the row's edges too.  Each of LANES threads keeps its own maximum and sum, so that threads meet once.
     """
     step: tl.constexpr = LANES * VECTOR * UNROLL
-    start, body, count, _ = span(row, length, lead, DENSE, VECTOR, EDGES, Y_VECTOR)
+    start, body, count, _ = span(  # pyright: ignore[reportGeneralTypeIssues]
+        row, length, lead, DENSE, VECTOR, EDGES, Y_VECTOR
+    )
     first = split.to(tl.int64) * steps * step
     here = tl.minimum(count - first, steps.to(tl.int64) * step).to(tl.int32)
     p_x = x + (body + first)
@@ -286,7 +290,9 @@ def statistics_of_columns(
     NUMBER: tl.constexpr, COLUMNS: tl.constexpr, LANES: tl.constexpr, UNROLL: tl.constexpr,
 ):  # fmt: skip
     """The same of one of the splits of COLUMNS columns: [1, COLUMNS] each; LANES threads share a column."""
-    first, exists, inner = columns_of(tile, outer, length, inner, WIDE, VECTOR, COLUMNS)
+    first, exists, inner = columns_of(  # pyright: ignore[reportGeneralTypeIssues]
+        tile, outer, length, inner, WIDE, VECTOR, COLUMNS
+    )
     k0, end = part_of_columns(split, steps, length, WIDE, LANES * UNROLL)
     p_x = x + first
     lane = tl.arange(0, LANES)[:, None]
@@ -320,7 +326,7 @@ def part_of_columns(split, steps, length, WIDE: tl.constexpr, STEP: tl.constexpr
 
 @triton.jit
 def columns_of(tile, outer, length, inner, WIDE: tl.constexpr, VECTOR: tl.constexpr, COLUMNS: tl.constexpr):
-    """Of a tile's columns: offset of the first element, whether they exist; and inner, to which the compiler sees VECTOR."""
+    """Of a tile's columns: offset of the first element, and whether they exist; and inner, a multiple of VECTOR."""
     if WIDE:
         tile, outer = tl.cast(tile, tl.int64), outer.to(tl.int64)
         length, inner = length.to(tl.int64), inner.to(tl.int64)

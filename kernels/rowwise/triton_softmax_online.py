@@ -1,18 +1,18 @@
 """Softmax and its logarithm of rows and columns of any length: x is read twice, the second time from L2 where it can.
 
-The first pass keeps a running maximum and the sum of exponentials below it, rescaled whenever the maximum rises, in each
-thread; threads meet once, at its end.  The second pass goes backwards and writes.  Rows that fill a GPU are computed by
-a program each in one launch, as many programs at a time as their rows fit into L2.  Fewer rows are divided: in a first
-launch each of a row's `splits` writes its maximum and sum to a workspace, and in a second each merges those of all,
-always in the same order, and writes its part of y.  A tuner may have the launches repeat for `group` rows at a time.
+The first pass keeps a running maximum and the sum of exponentials below it, rescaled whenever the maximum rises, in
+each thread; threads meet once, at its end.  The second pass goes backwards and writes.  Rows that fill a GPU are
+computed by a program each in one launch.  Fewer rows are divided: in a first launch each of a row's `splits` writes its
+maximum and sum to a workspace, and in a second each merges those of all, always in the same order, and writes its part
+of y; the second launch begins where the first has ended.  A tuner may have the two repeat for `group` rows at a time.
 
-Rows are split into an aligned body, read and written 16 bytes at a time, and edges (`triton_rows.span`).  Columns, where
-the axis is not the last one in memory, are read as tiles of neighbours, at most 128 bytes of them side by side.
+Rows are split into an aligned body, read and written 16 bytes at a time, and edges (`triton_rows.span`).  Columns,
+where the axis is not the last one in memory, are read as tiles of neighbours, at most 128 bytes of them side by side.
 
-FLOPs: six an element (maximum, subtract twice, exponential twice, add, multiply).  Bytes: x twice, y once; of x's second
-time what L2 still holds does not cross memory: all of it where x, or a group of its rows, or the rows that are computed
-at a time, take no more than about half of L2; else that half, since the second pass begins where the first has ended.
-Memory bandwidth limits its speed.  y's stores and x's second loads are the first that L2 evicts.
+FLOPs: six an element (maximum, subtract twice, exponential twice, add, multiply).  Bytes: x twice, y once.  Of x's
+second time, what L2 still holds does not cross memory: all of it, where x, or a group of its rows, or the rows that
+programs have in hand at a time, one or two a multiprocessor, take no more than about half of L2; else about that half.
+Memory bandwidth limits its speed.  x's second loads and y's stores are what L2 is told to evict first.
 
 Source of the running sum: M. Milakov, N. Gimelshein, Online normalizer calculation for softmax, 2018.
 """
@@ -61,9 +61,17 @@ def normalise_row(
 ):  # fmt: skip
     """Write the softmax of one of a row's splits, backwards; scale is the sum's inverse, or its logarithm."""
     step: tl.constexpr = LANES * VECTOR * UNROLL
-    start, body, count, shift = span(row, length, lead, DENSE, VECTOR, EDGES, Y_VECTOR)
+    start, body, count, shift = span(  # pyright: ignore[reportGeneralTypeIssues]
+        row, length, lead, DENSE, VECTOR, EDGES, Y_VECTOR
+    )
     first = split.to(tl.int64) * steps * step
     here = tl.minimum(count - first, steps.to(tl.int64) * step).to(tl.int32)
+    if EDGES > 0:
+        o_edge, m_edge = edges(start, body, count, length, VECTOR, EDGES)
+        m_edge &= split == 0
+        edge = tl.load(x + o_edge, mask=m_edge, other=0.0).to(NUMBER)
+        share = edge - top - scale if LOG else tl.exp(edge - top) * scale
+        tl.store(y + (o_edge + shift), to(share, y.dtype.element_ty), mask=m_edge)
     p_x, p_y = x + (body + first), y + (body + shift + first)
     o = tl.arange(0, LANES * VECTOR)
     blocks = tl.cdiv(tl.maximum(here, 0), step)
@@ -77,12 +85,6 @@ def normalise_row(
             i = at + piece * (LANES * VECTOR)
             result = values[piece] - top - scale if LOG else tl.exp(values[piece] - top) * scale
             tl.store(p_y + i, to(result, y.dtype.element_ty), mask=i < here, eviction_policy="evict_first")
-    if EDGES > 0:
-        o_edge, m_edge = edges(start, body, count, length, VECTOR, EDGES)
-        m_edge &= split == 0
-        edge = tl.load(x + o_edge, mask=m_edge, other=0.0).to(NUMBER)
-        result = edge - top - scale if LOG else tl.exp(edge - top) * scale
-        tl.store(y + (o_edge + shift), to(result, y.dtype.element_ty), mask=m_edge)
 
 
 @triton.jit
@@ -92,7 +94,9 @@ def normalise_columns(
     NUMBER: tl.constexpr, COLUMNS: tl.constexpr, LANES: tl.constexpr, UNROLL: tl.constexpr,
 ):  # fmt: skip
     """The same of one of the splits of COLUMNS columns."""
-    first, exists, inner = columns_of(tile, outer, length, inner, WIDE, VECTOR, COLUMNS)
+    first, exists, inner = columns_of(  # pyright: ignore[reportGeneralTypeIssues]
+        tile, outer, length, inner, WIDE, VECTOR, COLUMNS
+    )
     k0, end = part_of_columns(split, steps, length, WIDE, LANES * UNROLL)
     p_x, p_y = x + first, y + first
     lane = tl.arange(0, LANES)[:, None]
@@ -111,7 +115,7 @@ def normalise_columns(
             tl.store(p_y + k * inner, to(result, y.dtype.element_ty), mask=mask, eviction_policy="evict_first")
 
 
-# Whole rows, a program each ------------------------------------------------------------------------------------------
+# Whole rows, a program each -------------------------------------------------------------------------------------------
 
 
 @triton.jit(do_not_specialize=["rows", "length", "lead", "steps"])
@@ -122,7 +126,7 @@ def row_kernel(
 ):  # fmt: skip
     split = tl.program_id(0) * 0
     for row in range(tl.program_id(0), rows, tl.num_programs(0)):
-        top, total = statistics_of_row(
+        top, total = statistics_of_row(  # pyright: ignore[reportGeneralTypeIssues]
             x, row, split, steps, length, lead, DENSE, VECTOR, EDGES, Y_VECTOR, NUMBER, LANES, UNROLL
         )
         scale = tl.log(total) if LOG else 1 / total
@@ -140,7 +144,7 @@ def columns_kernel(
 ):  # fmt: skip
     split = tl.program_id(0) * 0
     for tile in range(tl.program_id(0), tiles, tl.num_programs(0)):
-        top, total = statistics_of_columns(
+        top, total = statistics_of_columns(  # pyright: ignore[reportGeneralTypeIssues]
             x, tile, split, steps, outer, length, inner, WIDE, VECTOR, NUMBER, COLUMNS, LANES, UNROLL
         )
         scale = tl.log(total) if LOG else 1 / total
@@ -150,7 +154,7 @@ def columns_kernel(
         )  # fmt: skip
 
 
-# Divided rows --------------------------------------------------------------------------------------------------------
+# Divided rows ---------------------------------------------------------------------------------------------------------
 
 
 @triton.jit(do_not_specialize=["first", "splits", "rows", "length", "lead", "steps"])
@@ -160,7 +164,7 @@ def row_statistics_kernel(
     NUMBER: tl.constexpr, LANES: tl.constexpr, UNROLL: tl.constexpr,
 ):  # fmt: skip
     row, split = first + tl.program_id(0) // splits, tl.program_id(0) % splits
-    top, total = statistics_of_row(
+    top, total = statistics_of_row(  # pyright: ignore[reportGeneralTypeIssues]
         x, row, split, steps, length, lead, DENSE, VECTOR, EDGES, Y_VECTOR, NUMBER, LANES, UNROLL
     )
     tl.store(tops + row * splits + split, top)
@@ -194,7 +198,7 @@ def columns_statistics_kernel(
     NUMBER: tl.constexpr, COLUMNS: tl.constexpr, LANES: tl.constexpr, UNROLL: tl.constexpr,
 ):  # fmt: skip
     tile, split = first + tl.program_id(0) // splits, tl.program_id(0) % splits
-    top, total = statistics_of_columns(
+    top, total = statistics_of_columns(  # pyright: ignore[reportGeneralTypeIssues]
         x, tile, split, steps, outer, length, inner, WIDE, VECTOR, NUMBER, COLUMNS, LANES, UNROLL
     )
     column = tile * COLUMNS + tl.arange(0, COLUMNS)[None, :]
@@ -215,7 +219,9 @@ def columns_normalise_kernel(
     m_part = (o < splits) & (column < outer * inner)
     part_top = tl.load(tops + column * splits + o, mask=m_part, other=float("-inf"))
     part_total = tl.load(totals + column * splits + o, mask=m_part, other=0.0)
-    top, total = merged_along(part_top, part_total, 0)
+    top, total = merged_along(  # pyright: ignore[reportGeneralTypeIssues]
+        part_top, part_total, 0
+    )
     scale = tl.log(total) if LOG else 1 / total
     normalise_columns(
         x, y, tile, split, steps, outer, length, inner, top, scale,
@@ -223,7 +229,7 @@ def columns_normalise_kernel(
     )  # fmt: skip
 
 
-# Host ----------------------------------------------------------------------------------------------------------------
+# Host -----------------------------------------------------------------------------------------------------------------
 
 
 def tile(layout: Layout, itemsize: int, num_warps: int, unroll: int, line: int = LINE) -> dict[str, int]:
@@ -231,8 +237,10 @@ def tile(layout: Layout, itemsize: int, num_warps: int, unroll: int, line: int =
 
     >>> from gpucnn.kernels.problem import parse
     >>> layouts = [Layout.of(parse(f"--op=softmax --axis=1 {dims}")) for dims in ("8x1000000", "8x1000x20x20")]
-    >>> [tile(layout, 4, 16, 4) for layout in layouts]  # doctest: +NORMALIZE_WHITESPACE
-    [{'num_warps': 16, 'unroll': 4, 'columns': 1, 'lanes': 512}, {'num_warps': 16, 'unroll': 4, 'columns': 32, 'lanes': 64}]
+    >>> tile(layouts[0], 4, 16, 4)
+    {'num_warps': 16, 'unroll': 4, 'columns': 1, 'lanes': 512}
+    >>> tile(layouts[1], 4, 16, 4)
+    {'num_warps': 16, 'unroll': 4, 'columns': 32, 'lanes': 64}
     """
     columns = min(line // itemsize, power_of_two(layout.rows, layout.vector)) if layout.inner > 1 else 1
     along = 1 if layout.inner > 1 else layout.vector  # elements of a row or column that a thread loads at a time
@@ -297,9 +305,10 @@ class TritonSoftmaxOnline(TritonStrategy):
         return too_many(Layout.of(problem).rows)
 
     def configs(self, problem: SoftmaxProblem) -> list[dict[str, int]]:
-        """Rows whole, `resident` programs a multiprocessor; or in `splits`, all of them at once or `group` at a time."""
+        """Rows whole, `resident` programs a multiprocessor; or in `splits`, all at once or `group` at a time."""
         layout, itemsize = Layout.of(problem), DTYPES[problem.dtype]
-        own = tile(layout, itemsize, WARPS, UNROLL)
+        wider = DTYPES[problem.dtypes()["y"]] > itemsize  # then registers are exchanged before they are stored
+        own = tile(layout, itemsize, WARPS, UNROLL // 2 if wider else UNROLL)
         units, unit_bytes = cdiv(layout.rows, own["columns"]), max(1, layout.length * own["columns"] * itemsize)
         several = 2 if 2 * PROGRAMS * unit_bytes <= CACHE else 1
         whole = [{**own, "splits": 1, "resident": resident, "group": 0} for resident in (several, 3 - several)]

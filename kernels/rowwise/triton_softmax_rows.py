@@ -1,17 +1,19 @@
 """Softmax and its logarithm of short rows, several a program, and of columns: all of them stay in registers.
 
-Rows.  A row belongs to a warp, or to as many of its lanes as have a vector of it, and a program has about 4096 elements
-in all.  Rows that start or end within a vector have edges, which are moved element by element; their bodies are moved 16
-bytes at a time (`triton_rows.span`).  Rows of fewer than four vectors are moved by the largest vector that divides them.
+Rows.  A row belongs to a warp, or to as many of its lanes as have a vector of it; so threads meet by shuffles alone.
+A thread has 16 elements or more.  Rows that start or end within a vector have edges, which are moved element by
+element; their bodies are moved 16 bytes at a time (`triton_rows.span`).  Rows of fewer than four vectors are moved by
+the largest vector that divides them.
 
 Columns, where the axis is not the last one in memory.  A program's tile is [PIECE, COLUMNS]: neighbouring threads have
 neighbouring columns, which lie side by side, and PIECES such tiles hold the columns' length.  Of short columns a thread
-holds more, of more columns, so that few threads or one share a column; of long ones a line is 32 bytes, one sector.
+holds more, of more columns, so that few threads share a column; of long ones a line is 32 bytes, one sector.
 
 FLOPs: five an element (maximum, subtract, exponential, add, multiply).  Bytes: x once, y once.
-Memory bandwidth limits its speed; where rows are shorter than four vectors, or inner is no multiple of a vector, so
-do the instructions that move single elements.  It does not take rows of more than 1024 elements, nor columns of which
-32 bytes' worth do not fit into registers: beyond 4096 elements, or 2048 of 16 bits.
+Memory bandwidth limits its speed; where rows are shorter than four vectors, or inner is no multiple of a vector, so do
+the instructions that move single elements.  It does not take rows of more than 1024 elements, nor columns of which 32
+bytes' worth do not fit into the registers of 32 warps: 4096 elements, or 2048 of 16 bits; half as many of float64, and
+where inner is no multiple of a vector.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from .triton_rows import Layout, columns_of, number, rows_in_registers, to, too_
 
 MOST = 1024  # elements of a row
 ELEMENTS = 32  # that a thread holds; half of it in float64
-LINE, SECTOR = 64, 32  # bytes of neighbouring columns that are read together, at least; and where columns are long
+LINE, SECTOR = 64, 32  # bytes of neighbouring columns that are read together, at least; with 32 warps
 
 
 @triton.jit(do_not_specialize=["rows", "length", "lead"])
@@ -47,7 +49,9 @@ def columns_kernel(
     LOG: tl.constexpr, WIDE: tl.constexpr, VECTOR: tl.constexpr, NUMBER: tl.constexpr,
     COLUMNS: tl.constexpr, PIECE: tl.constexpr, PIECES: tl.constexpr,
 ):  # fmt: skip
-    first, exists, inner = columns_of(tl.program_id(0), outer, length, inner, WIDE, VECTOR, COLUMNS)
+    first, exists, inner = columns_of(  # pyright: ignore[reportGeneralTypeIssues]
+        tl.program_id(0), outer, length, inner, WIDE, VECTOR, COLUMNS
+    )
     p_x, p_y = x + first, y + first
     i = tl.arange(0, PIECE)[:, None]
     lowest = float("-inf")
@@ -95,9 +99,11 @@ def columns_tiles(layout: Layout, each: int, itemsize: int) -> list[dict[str, in
     """Tiles in which no thread has more than `each` elements, by fewest warps, then by widest lines.
 
     >>> from gpucnn.kernels.problem import parse
-    >>> segmentation, long = (Layout.of(parse(f"--op=softmax --axis=1 {dims}")) for dims in ("8x21x512x512", "64x4096x8"))
-    >>> columns_tiles(segmentation, 32, 4)[0], columns_tiles(long, 32, 4)[0]
-    ({'columns': 128, 'piece': 4, 'pieces': 6, 'num_warps': 4}, {'columns': 8, 'piece': 512, 'pieces': 8, 'num_warps': 32})
+    >>> layouts = [Layout.of(parse(f"--op=softmax --axis=1 {dims}")) for dims in ("8x21x512x512", "64x4096x8")]
+    >>> columns_tiles(layouts[0], 32, 4)[0]
+    {'columns': 128, 'piece': 4, 'pieces': 6, 'num_warps': 4}
+    >>> columns_tiles(layouts[1], 32, 4)[0]
+    {'columns': 8, 'piece': 512, 'pieces': 8, 'num_warps': 32}
     """
     found, most = [], power_of_two(layout.rows, layout.vector)
     for num_warps in (4, 8, 16, 32):
@@ -134,7 +140,8 @@ class TritonSoftmaxRows(TritonStrategy):
         """Threads that hold ELEMENTS, half as many, and more of them; of columns, lines of several widths."""
         layout, each = Layout.of(problem), elements(problem)
         if layout.inner == 1:
-            return distinct([rows_tile(layout, most, warps) for most, warps in ((each // 2, 4), (each, 4), (each // 2, 8))])
+            tiles = ((each // 2, 4), (each, 4), (each // 2, 8))
+            return distinct([rows_tile(layout, most, warps) for most, warps in tiles])
         found = columns_tiles(layout, each, DTYPES[problem.dtype])
         return found[:4]
 
