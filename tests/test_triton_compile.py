@@ -20,8 +20,8 @@ pytest.importorskip("triton")
 # Each is compiled in every configuration.  Every tile of the rows of the table of tiles, on problems so large that none
 # is cut down; the 16-bit row on what needs most registers: a layer where each element of both operands is loaded by
 # itself.  Then wherever a compile-time parameter leads into other code: padding modes, activations, a bias, groups,
-# 64-bit indices; divisors, norms, indices, adaptive windows, shared windows; rows in
-# registers, with edges and without, streamed, divided, across memory.
+# 64-bit indices; divisors, norms, indices, adaptive windows, shared windows; rows in registers, with
+# edges and without, streamed, divided, across memory.
 COMPILED = """
 conv.triton_implicit_gemm --dtype=float16 --layout=channels_last mb8ic128ih28oc128kh3ph1
 conv.triton_implicit_gemm --dtype=float16 --layout=channels_last mb8ic3ih224oc128oh112kh7sh2ph3

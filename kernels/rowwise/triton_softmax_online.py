@@ -11,7 +11,7 @@ where the axis is not the last one in memory, are read as tiles of neighbours, a
 
 FLOPs: six an element (maximum, subtract twice, exponential twice, add, multiply).  Bytes: x twice, y once.  Of x's
 second time, what L2 still holds does not cross memory: all of it, where x, or a group of its rows, or the rows that
-programs have in hand at a time, one or two a multiprocessor, take no more than about half of L2; else about that half.
+programs have in hand at a time, at least one a multiprocessor, take no more than about half of L2; else about that half.
 Memory bandwidth limits its speed.  x's second loads and y's stores are what L2 is told to evict first.
 
 Source of the running sum: M. Milakov, N. Gimelshein, Online normalizer calculation for softmax, 2018.
@@ -287,7 +287,7 @@ def divided(layout: Layout, tile: dict[str, int]) -> int:
     >>> from gpucnn.kernels.problem import parse
     >>> layouts = [Layout.of(parse(f"--op=softmax {dims}")) for dims in ("8x4194304", "100x1000000", "1x50000")]
     >>> [divided(layout, tile(layout, 4, 16, 4)) for layout in layouts]
-    [32, 5, 7]
+    [31, 5, 3]
     """
     most = max(1, min(MOST_SPLITS, Division.of(layout, tile, 1).steps // LEAST_STEPS))
     found = [Division.of(layout, tile, splits) for splits in range(1, most + 1)]
@@ -310,8 +310,9 @@ class TritonSoftmaxOnline(TritonStrategy):
         wider = DTYPES[problem.dtypes()["y"]] > itemsize  # then registers are exchanged before they are stored
         own = tile(layout, itemsize, WARPS, UNROLL // 2 if wider else UNROLL)
         units, unit_bytes = cdiv(layout.rows, own["columns"]), max(1, layout.length * own["columns"] * itemsize)
-        several = 2 if 2 * PROGRAMS * unit_bytes <= CACHE else 1
-        whole = [{**own, "splits": 1, "resident": resident, "group": 0} for resident in (several, 3 - several)]
+        most = 2 * WARPS // own["num_warps"]
+        several = max(1, min(most, CACHE // (PROGRAMS * unit_bytes)))
+        whole = [{**own, "splits": 1, "resident": resident, "group": 0} for resident in (several, 1, most)]
         splits, group = divided(layout, own), max(1, CACHE // unit_bytes)
         at_once = {**own, "splits": splits, "resident": 0, "group": 0}
         parts = [at_once, {**at_once, "group": group}] if group < units else [at_once]

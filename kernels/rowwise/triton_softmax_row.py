@@ -49,7 +49,7 @@ class TritonSoftmaxRow(TritonStrategy):
     def limits(self, problem: SoftmaxProblem, device: str) -> list[str]:
         layout, most = Layout.of(problem), 32 * MOST_WARPS * elements(problem)
         if layout.inner > 1:
-            return ["It computes rows, whose axis is the last one that is longer than 1."]
+            return ["It computes rows, which lie along memory; these are columns, whose elements lie apart."]
         if layout.length > most:
             return [f"It keeps rows of at most {most} elements in registers, and these have {layout.length}."]
         return too_many(layout.outer)
