@@ -11,7 +11,7 @@ where the axis is not the last one in memory, are read as tiles of neighbours, a
 
 FLOPs: six an element (maximum, subtract twice, exponential twice, add, multiply).  Bytes: x twice, y once.  Of x's
 second time, what L2 still holds does not cross memory: all of it, where x, or a group of its rows, or the rows that
-programs have in hand at a time, at least one a multiprocessor, take no more than about half of L2; else about that half.
+programs have in hand at a time, one a multiprocessor or more, take no more than about half of L2; else that half.
 Memory bandwidth limits its speed.  x's second loads and y's stores are what L2 is told to evict first.
 
 Source of the running sum: M. Milakov, N. Gimelshein, Online normalizer calculation for softmax, 2018.
