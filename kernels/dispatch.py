@@ -24,7 +24,11 @@ ORDER = {
         "pool": ("torch", "cupy_max_pool", "triton_max_pool", "triton_avg_pool"),
         "rowwise": (
             "torch",
-            "cupy_softmax",
+            "cupy_softmax_warp",
+            "cupy_softmax_block",
+            "cupy_softmax_cluster",
+            "cupy_softmax_online",
+            "cupy_cross_entropy",
             "triton_softmax_rows",
             "triton_softmax_row",
             "triton_softmax_online",
