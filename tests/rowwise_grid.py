@@ -95,4 +95,6 @@ LIMITED: dict[str, Space] = {
     },
     "cupy_softmax_warp": {"length": LENGTHS[: LENGTHS.index(1024) + 1], "inner": ((), (1,))},
     "cupy_softmax_block": {"only": (lambda problem: last_axis(problem) or problem.rows()[1] <= 2048,)},
+    "triton_softmax_rows": {"length": LENGTHS[:-3]},
+    "triton_softmax_row": {"inner": ((), (1,))},
 }

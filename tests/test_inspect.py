@@ -258,7 +258,7 @@ def test_a_strategy_is_compiled_for_its_own_architecture():
 
 def test_a_process_that_interprets_says_so():
     pytest.importorskip("triton")
-    done = gpucnn_alone("triton_softmax", TRITON_INTERPRET="1")
+    done = gpucnn_alone("triton_softmax_row", TRITON_INTERPRET="1")
     assert done.returncode == 2
     assert done.stderr.startswith("gpucnn: error: Triton interprets in this process")
 

@@ -39,8 +39,9 @@ CONV, DIRECT, DEPTHWISE, IM2COL, TMA, F2X3, F4X3, STEM = (
         "stem",
     )
 )
-MAX, AVG, SOFTMAX = (
-    load(entry) for entry in ("pool.triton_max_pool", "pool.triton_avg_pool", "rowwise.triton_softmax")
+MAX, AVG = (load(f"pool.triton_{name}") for name in ("max_pool", "avg_pool"))
+ROWS, ROW, ONLINE, LOSS = (
+    load(f"rowwise.triton_{name}") for name in ("softmax_rows", "softmax_row", "softmax_online", "cross_entropy")
 )
 triton_gemm, triton_winograd = (
     sys.modules[f"gpucnn.kernels.{name}"] for name in ("triton_gemm", "conv.triton_winograd")
@@ -48,12 +49,12 @@ triton_gemm, triton_winograd = (
 INF, NAN = np.inf, np.nan
 
 
-def judge(strategy, problem, arrays=None):
-    """The verdict on small integers and on normals, or on `arrays`, whose outputs are to be exact."""
+def judge(strategy, problem, arrays=None, exact=True):
+    """The verdict on small integers and on normals, or on `arrays`, whose outputs are to be exact or within bounds."""
     if arrays is None:
         return validate(strategy, problem, MACHINE, oracles(problem, seed=0))
     images = np.arange(problem.outputs()["y"][0])
-    return validate(strategy, problem, MACHINE, [Oracle(problem, Inputs("special values", arrays, True), images)])
+    return validate(strategy, problem, MACHINE, [Oracle(problem, Inputs("special values", arrays, exact), images)])
 
 
 # Problems of which no tile is a divisor, and whose configurations differ: filters, pixels and reductions on both sides
@@ -94,9 +95,18 @@ CONFIGURED = [
     (MAX, "--op=adaptive_max_pool2d --return-indices mb2ic37ih7oh1"),
     (AVG, "--op=avg_pool2d --count-include-pad=false mb2ic35ih9kh3sh2ph1"),
     (AVG, "--op=avg_pool2d --layout=channels_last mb1ic35ih5kh5ph2"),
-    (SOFTMAX, "--op=softmax 33x130"),
-    (SOFTMAX, "--op=log_softmax 3x5000"),
-    (SOFTMAX, "--op=softmax --axis=1 3x300x17"),
+    (ROWS, "--op=softmax 33x130"),
+    (ROWS, "--op=log_softmax --dtype=float16 --out-dtype=float32 --row-stride=80 21x77"),
+    (ROWS, "--op=softmax --axis=1 3x300x17"),
+    (ROWS, "--op=softmax --dtype=bfloat16 --axis=1 2x21x16x16"),
+    (ROW, "--op=softmax --dtype=float16 3x2049"),
+    (ROW, "--op=log_softmax --dtype=float64 --out-dtype=bfloat16 3x1031"),
+    (ONLINE, "--op=softmax 3x40001"),
+    (ONLINE, "--op=log_softmax --axis=0 6000x5"),
+    (LOSS, "--op=cross_entropy --dtype=float16 37x133"),
+    (LOSS, "--op=cross_entropy --reduction=sum 3x40001"),
+    (LOSS, "--op=cross_entropy --reduction=none 2x21x12x12"),
+    (LOSS, "--op=cross_entropy 2x3000x3"),
 ]
 
 
@@ -228,16 +238,83 @@ def test_maximum_of_nan_and_infinity(line, layout):
 
 
 # By row: nothing but -inf; +inf; NaN; -inf before the last element, whose share is exactly 1; and before the first.
-# 40000 do not fit into registers.
+# Whole and divided, where the parts of some rows have nothing but -inf.
 @pytest.mark.parametrize("op", ["softmax", "log_softmax"])
-@pytest.mark.parametrize("dims", ["5x37", "5x40000", "--axis=0 300x5"])
-def test_softmax_of_nan_and_infinity(op, dims):
+@pytest.mark.parametrize(
+    ("strategy", "dims"),
+    [
+        (ROWS, "5x37"),
+        (ROWS, "--axis=0 300x5"),
+        (ROW, "5x1037"),
+        (ONLINE, "5x40001"),
+        (ONLINE, "140x37"),
+        (ONLINE, "--axis=0 6000x5"),
+    ],
+)
+def test_softmax_of_nan_and_infinity(strategy, op, dims):
     problem = parse(f"--op={op} {dims}")
     x = np.zeros(problem.dims, np.float32)
     rows = np.moveaxis(x, problem.axis, -1)
     rows[:] = -INF
     rows[1, 3], rows[2, 3], rows[3, -1], rows[4, 0] = INF, NAN, 7, 7
-    found = judge(SOFTMAX, problem, {"x": x})
+    found = judge(strategy, problem, {"x": x})
+    assert found.verdict == "PASSED", found.message
+
+
+# The same rows, and a finite one, of which some are ignored; and targets that are no class: just beyond, and so far
+# that their offset wraps around in 32 bits and in 64.
+@pytest.mark.parametrize("dims", ["20x37", "20x40001", "2x37x2x5", "2x6001x2x5"])
+@pytest.mark.parametrize("far", [0, -1, 2**32, 2**62])
+def test_cross_entropy_of_nan_and_infinity(dims, far):
+    problem = parse(f"--op=cross_entropy --reduction=none {dims}")
+    arrays = integers(problem, seed=0).arrays
+    rows = np.moveaxis(arrays["x"], 1, -1).reshape(20, -1)
+    rows[:] = 2
+    rows[0], rows[1, 3], rows[2, 3], rows[3] = -INF, INF, NAN, -INF
+    rows[3, -1], rows[4, :-1] = 7, -INF
+    target = arrays["target"].reshape(-1)
+    target[:] = problem.dims[1] - 1
+    target[5], target[6] = 0, -100
+    target[7:10] = far or problem.dims[1]
+    np.moveaxis(arrays["x"], 1, -1)[:] = rows.reshape(*target.shape, -1).reshape(np.moveaxis(arrays["x"], 1, -1).shape)
+    found = judge(LOSS, problem, arrays, exact=False)
+    assert found.verdict == "PASSED", found.message
+
+
+def test_the_mean_of_no_losses():
+    problem = parse("--op=cross_entropy 3x7")
+    x, target, y = torch.zeros(3, 7), torch.full((3,), -100), torch.zeros(1)
+    for reduction, expected in (("mean", NAN), ("sum", 0.0)):
+        inputs = [array.to(MACHINE.device) for array in (x, target, y)]
+        LOSS.prepare(problem.replace(reduction=reduction), MACHINE.device)(inputs[:2], inputs[2:])
+        assert inputs[2].tolist() == pytest.approx([expected], nan_ok=True)
+
+
+# Programs that compute several rows in turn, and rows a few at a time.
+def test_programs_compute_rows_in_turn(monkeypatch):
+    monkeypatch.setattr(sys.modules["gpucnn.kernels.rowwise.triton_softmax_online"], "multiprocessors", lambda: 1)
+    for name in ("AT_ONCE", "RESIDENT"):
+        monkeypatch.setattr(sys.modules["gpucnn.kernels.rowwise.triton_cross_entropy"], name, 2)
+    for strategy, line in (
+        (ONLINE, "--op=softmax 133x37"),
+        (ONLINE, "--op=softmax --axis=1 3x40x300"),
+        (LOSS, "--op=cross_entropy 90x37"),
+        (LOSS, "--op=cross_entropy 133x1025"),
+        (LOSS, "--op=cross_entropy 3x10x3000"),
+    ):
+        problem = parse(line)
+        assert strategy.steps(problem)[0].grid[0] <= 32
+        found = judge(strategy, problem)
+        assert found.verdict == "PASSED", found.message
+
+
+@pytest.mark.parametrize("line", ["--op=softmax 5x20001", "--op=softmax --axis=1 5x3000x40"])
+def test_rows_a_few_at_a_time(line, monkeypatch):
+    problem = parse(line)
+    config = next(config for config in ONLINE.configs(problem) if not config["resident"])
+    monkeypatch.setattr(ONLINE, "configs", lambda _: [{**config, "group": 2}])
+    assert [plan.stage for plan in ONLINE.steps(problem)].count("normalise") > 2
+    found = judge(ONLINE, problem)
     assert found.verdict == "PASSED", found.message
 
 
@@ -366,13 +443,16 @@ def test_split_products_keep_the_bound(strategy, channels, size, kept, monkeypat
         (MAX, "--op=max_pool2d --return-indices mb2ic3ih9kh3sh2ph1"),
         (MAX, "--op=adaptive_max_pool2d --return-indices --layout=channels_last mb2ic3ih9oh2"),
         (AVG, "--op=avg_pool2d mb2ic3ih9kh3sh2ph1"),
-        (SOFTMAX, "--op=softmax --axis=1 3x20x7"),
+        (ROWS, "--op=softmax --axis=1 3x20x7"),
+        (ONLINE, "--op=softmax --axis=1 3x20x7"),
+        (ONLINE, "--op=softmax --axis=0 6000x5"),
+        (LOSS, "--op=cross_entropy --reduction=none 3x20x7"),
     ],
 )
 def test_indices_of_64_bits(strategy, line, monkeypatch):
     for name in (
         *("conv.triton_implicit_gemm", "conv.triton_direct", "conv.triton_depthwise", "conv.triton_stem"),
-        *("conv.triton_im2col_gemm", "conv.triton_winograd", "pool.triton_window", "rowwise.triton_softmax"),
+        *("conv.triton_im2col_gemm", "conv.triton_winograd", "pool.triton_window", "rowwise.triton_rows"),
     ):
         monkeypatch.setattr(sys.modules[f"gpucnn.kernels.{name}"], "wide", lambda _: True)
     problem = parse(line)
@@ -417,8 +497,9 @@ def test_more_than_2_to_the_31_elements(op, layout, in_place):
         (CONV, "--layout=channels_last mb2050ic1oc1ih1024kh3ph1"),
         (MAX, "--op=max_pool2d mb2050ic1ih1024kh3ph1"),
         (AVG, "--op=sum_pool2d --layout=channels_last mb2050ic1ih1024kh3ph1"),
-        (SOFTMAX, "--op=softmax 2099200x1024"),
-        (SOFTMAX, "--op=softmax --axis=1 2050x1024x1024"),
+        (ROWS, "--op=softmax 2099200x1024"),
+        (ROWS, "--op=softmax --axis=1 2050x1024x1024"),
+        (ROW, "--op=softmax 2099200x1024"),
     ],
 )
 def test_the_last_outputs_of_more_than_2_to_the_31(strategy, line, in_place, monkeypatch):
@@ -426,7 +507,7 @@ def test_the_last_outputs_of_more_than_2_to_the_31(strategy, line, in_place, mon
 
     problem = parse(f"--dtype=float16 {line}")
     plan = strategy.plan(problem)
-    assert plan.arguments["WIDE"]
+    assert plan.arguments.get("WIDE") or strategy in (ROWS, ROW)  # whose offsets of rows are always of 64 bits
     full, programs = (*plan.grid, 1, 1)[:3], 2
     dim, idx = builder.set_grid_dim, builder.set_grid_idx
     monkeypatch.setattr(builder, "set_grid_dim", lambda *_: dim(*full))
@@ -458,6 +539,16 @@ def test_bfloat16_is_rounded_to_nearest_even():
     y = torch.empty(1, 1, 1, 3, dtype=torch.bfloat16, device=MACHINE.device)
     AVG.prepare(problem, MACHINE.device)([x.reshape(1, 1, 1, 6)], [y])
     assert y.flatten().tolist() == [1, 1 + 2**-6, 1 + 2**-6]
+
+
+def test_float64_is_rounded_to_bfloat16_once():
+    """A share of 1/2 + 2**-9 + 2**-35 lies just above the middle of two numbers, where float32 would put it."""
+    problem, share = parse("--op=softmax --dtype=float64 --out-dtype=bfloat16 1x2"), 0.5 + 2**-9 + 2**-35
+    x = torch.tensor([[np.log(share / (1 - share)), 0.0]], dtype=torch.float64, device=MACHINE.device)
+    for strategy in (ROWS, ROW, ONLINE):
+        y = torch.empty(1, 2, dtype=torch.bfloat16, device=MACHINE.device)
+        strategy.prepare(problem, MACHINE.device)([x], [y])
+        assert y.tolist() == [[0.5 + 2**-8, 0.5 - 2**-9]], strategy.name
 
 
 def test_host_arrays_need_a_process_without_a_gpu(monkeypatch):
@@ -532,8 +623,28 @@ FAULTS = [
         "taps_between(w0, 0, counted_w",
         "--op=avg_pool2d mb1ic2ih6oh4kh3sh2ph1",
     ),
-    (SOFTMAX, "mask = (row < rows) & (i < n)", "mask = i < n", "--op=softmax 3x50"),
-    (SOFTMAX, "mask=(row < rows) & (o < n)", "mask=row < rows", "--op=softmax 2x40000"),
+    (ROWS, "exists = row < rows", "exists = row <= rows", "--op=softmax 3x50"),
+    (ROWS, "exists & (at < count)", "exists & (at <= count)", "--op=softmax 3x50"),
+    (ROWS, "body + count + i - VECTOR", "body + count + i", "--op=softmax 3x50"),
+    (ROWS, "0 if DENSE else", "0 if True else", "--op=softmax --row-stride=56 3x50"),
+    (ROWS, "exists & (k < length)", "exists & (k <= length)", "--op=softmax --axis=1 3x30x7"),
+    (ROWS, "column < outer * inner", "column <= outer * inner", "--op=softmax --axis=1 3x30x7"),
+    (ROWS, "+ column % inner", "+ column", "--op=softmax --axis=1 3x30x7"),
+    (ROW, "(start + VECTOR - 1) // VECTOR", "start // VECTOR", "--op=softmax 3x1033"),
+    (ROW, "(start + length) // VECTOR * VECTOR - body", "length // VECTOR * VECTOR", "--op=softmax 3x1033"),
+    (ROW, "tl.where(i < VECTOR, body, start + length)", "start + length", "--op=softmax 3x1033"),
+    (ROW, "total += sum_of(power_of_edge)", "total += 0", "--op=softmax 3x1033"),
+    (ONLINE, "total *= tl.exp(top - below)", "total *= 1", "--op=softmax 3x40001"),
+    (ONLINE, "m_edge & (split == 0)", "m_edge", "--op=softmax --dtype=float64 3x20001"),
+    (ONLINE, "m_edge &= split == 0", "m_edge &= split == 1", "--op=softmax 3x20001"),
+    (ONLINE, "part_total * tl.exp(part_top - finite(top))", "part_total", "--op=softmax 3x40001"),
+    (ONLINE, "blocks - 1 - block", "blocks - block", "--op=softmax 3x20001"),
+    (ONLINE, "k0 + steps * STEP", "length", "--op=softmax --axis=0 6000x5"),
+    (LOSS, "(t != ignore_index)", "(t == t)", "--op=cross_entropy --ignore-index=1 33x7"),
+    (LOSS, "row // inner * length * inner", "row // inner * inner", "--op=cross_entropy 3x7x5"),
+    (LOSS, "(chosen - top)", "chosen", "--op=cross_entropy 33x7"),
+    (LOSS, "/= tl.sum(count, 0).to(NUMBER)", "/= programs", "--op=cross_entropy 33x7"),
+    (LOSS, "+ t * inner", "+ t", "--op=cross_entropy 3x7x5"),
 ]
 
 
@@ -554,7 +665,8 @@ def test_planted_faults_are_found(strategy, right, wrong, line, tmp_path, monkey
         return module
 
     own = type(strategy).__module__
-    names = [kind.__module__ for kind in type(strategy).__mro__ if kind is not object] + ["gpucnn.kernels.triton_gemm"]
+    names = [kind.__module__ for kind in type(strategy).__mro__ if kind is not object]
+    names += ["gpucnn.kernels.triton_gemm", "gpucnn.kernels.rowwise.triton_rows"]
     sources = {name: Path(sys.modules[name].__file__).read_text() for name in names if name in sys.modules}
     name = next(name for name, source in sources.items() if right in source)
     faulty = reload(name, sources[name].replace(right, wrong))

@@ -20,7 +20,8 @@ pytest.importorskip("triton")
 # Each is compiled in every configuration.  Every tile of the rows of the table of tiles, on problems so large that none
 # is cut down; the 16-bit row on what needs most registers: a layer where each element of both operands is loaded by
 # itself.  Then wherever a compile-time parameter leads into other code: padding modes, activations, a bias, groups,
-# 64-bit indices; divisors, norms, indices, adaptive windows, shared windows; rows in registers, streamed, across memory.
+# 64-bit indices; divisors, norms, indices, adaptive windows, shared windows; rows in registers, with
+# edges and without, streamed, divided, across memory.
 COMPILED = """
 conv.triton_implicit_gemm --dtype=float16 --layout=channels_last mb8ic128ih28oc128kh3ph1
 conv.triton_implicit_gemm --dtype=float16 --layout=channels_last mb8ic3ih224oc128oh112kh7sh2ph3
@@ -94,12 +95,38 @@ pool.triton_avg_pool --op=lp_pool2d --norm-type=2.5 mb8ic64ih56kh2sh2
 pool.triton_avg_pool --op=avg_pool2d mb65536ic64ih112oh56kh3sh2ph1
 pool.triton_avg_pool --op=lp_pool2d --norm-type=2.5 --dtype=float64 mb65536ic64ih112oh56kh3sh2ph1
 pool.triton_avg_pool --op=adaptive_avg_pool2d --layout=channels_last mb8ic2048ih7oh1
-rowwise.triton_softmax --op=softmax --dtype=bfloat16 16384x1000
-rowwise.triton_softmax --op=log_softmax 16384x32768
-rowwise.triton_softmax --op=softmax --dtype=float64 1024x16384
-rowwise.triton_softmax --op=log_softmax --dtype=float16 1024x131072
-rowwise.triton_softmax --op=softmax --axis=1 8x1000x28x28
-rowwise.triton_softmax --op=softmax 65536000x100
+rowwise.triton_softmax_rows --op=softmax --dtype=bfloat16 16384x1000
+rowwise.triton_softmax_rows --op=log_softmax --dtype=float16 16384x1001
+rowwise.triton_softmax_rows --op=softmax --dtype=float64 --out-dtype=bfloat16 --row-stride=1003 16384x1001
+rowwise.triton_softmax_rows --op=softmax 65536000x10
+rowwise.triton_softmax_rows --op=softmax 1638400x17
+rowwise.triton_softmax_rows --op=softmax --axis=1 8x1000x28x28
+rowwise.triton_softmax_rows --op=log_softmax --dtype=float16 --out-dtype=float32 --axis=1 8x21x512x512
+rowwise.triton_softmax_rows --op=softmax --dtype=float64 --axis=1 64x2048x7x7
+rowwise.triton_softmax_rows --op=log_softmax --axis=1 64x2048x7x7
+rowwise.triton_softmax_rows --op=softmax --axis=1 64x4096x8x8
+rowwise.triton_softmax_row --op=softmax --dtype=bfloat16 16384x32767
+rowwise.triton_softmax_row --op=log_softmax 16384x32768
+rowwise.triton_softmax_row --op=log_softmax 16384x32767
+rowwise.triton_softmax_row --op=softmax --dtype=float64 --row-stride=16385 1024x16383
+rowwise.triton_softmax_row --op=softmax --dtype=float16 --out-dtype=float32 --row-stride=4104 16384x4097
+rowwise.triton_softmax_row --op=softmax --dtype=float64 --out-dtype=bfloat16 1024x16383
+rowwise.triton_softmax_online --op=softmax 8x4194303
+rowwise.triton_softmax_online --op=softmax --dtype=bfloat16 1024x131072
+rowwise.triton_softmax_online --op=log_softmax --dtype=float16 --out-dtype=float32 --row-stride=131080 1024x131071
+rowwise.triton_softmax_online --op=log_softmax --dtype=float64 1024x40001
+rowwise.triton_softmax_online --op=softmax --axis=1 8x8192x28x28
+rowwise.triton_softmax_online --op=softmax --dtype=float64 --axis=0 4194304x7
+rowwise.triton_softmax_online --op=log_softmax --dtype=bfloat16 --axis=0 4194304x1000
+rowwise.triton_cross_entropy --op=cross_entropy 65536x1000
+rowwise.triton_cross_entropy --op=cross_entropy --reduction=none --dtype=float64 65536x1001
+rowwise.triton_cross_entropy --op=cross_entropy --dtype=bfloat16 16384x128257
+rowwise.triton_cross_entropy --op=cross_entropy --reduction=none 16384x32000
+rowwise.triton_cross_entropy --op=cross_entropy --reduction=sum --dtype=bfloat16 16x128256
+rowwise.triton_cross_entropy --op=cross_entropy --dtype=float16 8x21x512x512
+rowwise.triton_cross_entropy --op=cross_entropy --reduction=none --dtype=float64 8x21x511x511
+rowwise.triton_cross_entropy --op=cross_entropy 2048x150x1024x1024
+rowwise.triton_cross_entropy --op=cross_entropy --reduction=none 2x60000x3x3
 """
 
 # Where all of x, or of a stage of products, is to be loaded 16 bytes at a time, in the default configuration: what makes channels_last and long rows fast.
@@ -115,9 +142,24 @@ conv.triton_winograd_f2x3 mb64ic128ih28oc128kh3ph1
 conv.triton_winograd_f4x3 mb64ic128ih28oc128kh3ph1
 pool.triton_max_pool --op=max_pool2d --dtype=float16 --layout=channels_last mb8ic64ih112oh56kh3sh2ph1
 pool.triton_avg_pool --op=avg_pool2d --dtype=float16 --layout=channels_last mb8ic64ih56kh2sh2
-rowwise.triton_softmax --op=softmax --dtype=bfloat16 16384x1000
-rowwise.triton_softmax --op=softmax --axis=1 8x1000x28x28
+rowwise.triton_softmax_rows --op=softmax --dtype=bfloat16 16384x1000
+rowwise.triton_softmax_rows --op=softmax --axis=1 8x1000x28x28
+rowwise.triton_softmax_row --op=log_softmax 16384x32768
+rowwise.triton_softmax_online --op=softmax --dtype=bfloat16 1024x131072
+rowwise.triton_softmax_online --op=softmax --axis=1 8x8192x28x28
 """
+
+# Rows that start or end within a vector: their bodies are loaded 16 bytes at a time, and all of their edges by so many
+# loads of single elements: one a row of a thread, for each of the times that x is read.
+EDGED = {
+    "rowwise.triton_softmax_rows --op=log_softmax --dtype=float16 16384x1001": 1,
+    "rowwise.triton_softmax_rows --op=softmax 1638400x17": 4,
+    "rowwise.triton_softmax_row --op=softmax --dtype=bfloat16 16384x32767": 1,
+    "rowwise.triton_softmax_row --op=log_softmax 16384x32767": 1,
+    "rowwise.triton_softmax_row --op=softmax --dtype=float64 --row-stride=16385 1024x16383": 1,
+    "rowwise.triton_softmax_row --op=softmax --dtype=float16 --out-dtype=float32 --row-stride=4104 16384x4097": 1,
+    "rowwise.triton_softmax_online --op=log_softmax --dtype=float64 1024x40001": 2,
+}
 
 # Depthwise layers load single weights, and x for each filter column and input row 16 bytes at a time: so many loads.
 WIDE_ROWS = {
@@ -139,7 +181,15 @@ conv.triton_im2col_gemm --bias mb1ic1ih16oc16kh3ph1
 conv.triton_winograd_f2x3 --bias mb1ic1ih16oc16kh3ph1
 pool.triton_max_pool --op=max_pool2d --return-indices mb1ic1ih16kh2sh2
 pool.triton_avg_pool --op=avg_pool2d mb1ic1ih16kh2sh2
-rowwise.triton_softmax --op=softmax 1x16
+rowwise.triton_softmax_rows --op=softmax 1x16
+rowwise.triton_softmax_rows --op=softmax --axis=1 1x16x16
+rowwise.triton_softmax_row --op=softmax 1x16
+rowwise.triton_softmax_online --op=softmax 1x16
+rowwise.triton_softmax_online --op=softmax 16x65536
+rowwise.triton_softmax_online --op=softmax --axis=1 1x65536x16
+rowwise.triton_cross_entropy --op=cross_entropy 16x16
+rowwise.triton_cross_entropy --op=cross_entropy 16x65536
+rowwise.triton_cross_entropy --op=cross_entropy --reduction=none 16x16x16
 """
 
 
@@ -164,11 +214,11 @@ def plans(line, capability):
     return found
 
 
-def load_bytes(ptx):
-    """How many bytes each load from global memory moves, copies to shared memory among them; sorted, each once."""
-    copies = {int(size, 16) for size in re.findall(r"cp\.async\.c[ag]\.shared\.global [^;]*?(0x\w+)", ptx)}
+def loads_of(ptx):
+    """How many bytes each load from global memory moves, copies to shared memory among them; sorted."""
+    copies = [int(size, 16) for size in re.findall(r"cp\.async\.c[ag]\.shared\.global [^;]*?(0x\w+)", ptx)]
     loads = re.findall(r"ld\.global\S*?(?:\.v(\d))?\.b(\d+) ", ptx)
-    return sorted(copies | {int(count or 1) * int(bits) // 8 for count, bits in loads})
+    return sorted([*copies, *(int(count or 1) * int(bits) // 8 for count, bits in loads)])
 
 
 def compile_all(capability):
@@ -190,7 +240,8 @@ def compile_all(capability):
                     "spilled": max(compiled.spill_store_bytes, compiled.spill_load_bytes),
                     "faults": compiled.faults(strategy.budget),
                     "multiplies": plan.stage in ("kernel", "gemm"),
-                    "loads": load_bytes(ptx),
+                    "loads": sorted(set(loads_of(ptx))),
+                    "narrow_loads": sum(size < 16 for size in loads_of(ptx)),
                     "wide_loads": len(re.findall(r"ld\.global\S*\.v4\.b32 ", ptx)),
                     "tensor_cores": "mma" in ptx,
                     "instructions": compiled.instructions if strategy.archs else None,
@@ -298,6 +349,8 @@ def test_kernels_compile_for(capability):
     defaults = {one["line"]: one for one in reversed(compiled) if one["multiplies"]}
     assert [defaults[line] for line in lines(WIDE_LOADS) if defaults[line]["loads"] != [16]] == []
     assert {line: defaults[line]["wide_loads"] for line in WIDE_ROWS} == WIDE_ROWS
+    assert [defaults[line] for line in EDGED if defaults[line]["loads"][1:] != [16]] == []
+    assert {line: defaults[line]["narrow_loads"] for line in EDGED} == EDGED
     boxed = [one for one in compiled if "_tma " in one["line"]]
     assert bool(boxed) == (capability == 90)
     assert [one for one in boxed if one["instructions"] is not None and not is_boxed(one["instructions"])] == []
