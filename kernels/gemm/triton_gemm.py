@@ -1,0 +1,417 @@
+"""The fully connected layer in Triton: a persistent matrix product, and a sum along w's rows where the batch is tiny.
+
+y (N,K) = activation(x (N,C) @ w (K,C).T + b).  Both factors lie along the reduction C, so that either may be the rows
+of the product: they are w's, and a tile of y is transposed as it is stored, but where K is small.  Then a small batch
+is a narrow tile, as narrow as 16, beside rows that tensor cores fill.  Three methods, a configuration's `method`:
+
+    boxes     Hopper's memory accelerator loads tiles of x and w, and warp groups multiply them in shared memory.
+              For sm_90, float32 (by TF32), float16 and bfloat16, and rows of x and w in multiples of 16 bytes.
+    pointers  the same loop with addresses and masks, loaded by asynchronous copies as wide as C allows: any dtype,
+              any GPU.  Where a tile hangs over, its last rows are the array's last row once more.
+    rows      for N <= 4: no tensor core.  Threads hold x's and w's vectors in registers, multiply, and add up BLOCK_M
+              rows of w at once.
+
+In the first two as many programs as fit on the GPU take tiles in turn, so that the next tile's loads are under way
+while one is stored; tiles that meet the same rows of x follow each other, from L2 (`triton_gemm.place`).  Where there
+are too few tiles for all multiprocessors, C is cut into `parts`: stage "product" then writes sums of parts to a
+workspace in the sums' dtype, and "sum" adds them up, in an order that does not change, with bias and activation.
+`costs` chooses tile and parts by the bytes that the busiest multiprocessor loads.
+
+Arithmetic: 16-bit and TF32 on tensor cores with float32 sums; strict float32 as three products of TF32 numbers where C
+is long enough for their error (`triton_gemm.precisions`), else, and in rows, on FMA units; float64.
+FLOPs: 2NCK, times the waste of tiles that hang over: at N = 16 or less a product's are those of 16.
+Bytes: w, x, b and y once where one tile holds all of N; else w once per tile of N, from L2.  Parts are written and read
+on top of these: 8 bytes for each element of y and part, in float32.
+Limits: the bytes of w at a small N; tensor cores at a large one.  Where 16 bytes do not divide C, loads are narrower,
+and in 16-bit dtypes with an odd C they are of single elements.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import triton
+import triton.language as tl
+
+from .. import triton_gemm
+from ..problem import DTYPES, LinearProblem
+from ..strategy import Budget
+from ..triton_common import (
+    Box,
+    Plan,
+    TritonStrategy,
+    activate,
+    architecture,
+    cdiv,
+    distinct,
+    multiprocessors,
+    power_of_two,
+    vector,
+    wide,
+)
+from ..triton_gemm import Tile, place
+
+# By `triton_gemm.arithmetic`; largest tile first.  Pointers have the tiles of `triton_gemm.TILES`.
+BOXED_TILES = {
+    "16-bit": (Tile(128, 256, 64, 8, 3), Tile(128, 128, 64, 8, 4), Tile(64, 128, 64, 4, 4), Tile(64, 64, 64, 4, 4)),
+    "tf32": (Tile(128, 256, 32, 8, 3), Tile(128, 128, 32, 8, 4), Tile(64, 128, 32, 4, 4), Tile(64, 64, 32, 4, 4)),
+    "tf32x3": (Tile(128, 128, 32, 8, 3), Tile(64, 128, 32, 4, 3), Tile(64, 64, 32, 4, 3)),
+}
+BOXED_ARCHS = ("sm_90",)
+LEAST_M = 64  # rows of a warp group's product
+LEAST_K = 64  # with fewer columns of y, and more rows, x's are the rows of the product
+STAGED = 64 << 10  # bytes of tiles under way, at least, of which small ones take more stages
+MOST_STAGES = 8
+WARPS = 4  # of a tile that is cut
+MOST_N = 4  # that `rows` computes
+LOADS = 8  # of vectors of w that a thread of `rows` has under way
+SUM_STAGE = 128 << 10  # bytes that a multiprocessor would load while the second stage is launched: an estimate
+SUMMED = tl.constexpr(8)  # parts that are loaded at once
+SUM_BLOCK = 512  # elements of y that a program of the second stage adds up
+
+
+@triton.jit(do_not_specialize=["M", "N", "C", "steps", "tiles_m", "tiles_n", "programs"])
+def product_kernel(
+    a, b, bias, y, M, N, C, steps, tiles_m, tiles_n, programs,
+    BOXES: tl.constexpr, Y_BOX: tl.constexpr, W_FIRST: tl.constexpr, PARTS: tl.constexpr, ACTIVATION: tl.constexpr,
+    WIDE: tl.constexpr, VECTOR: tl.constexpr, Y_VECTOR: tl.constexpr, SUM: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    """a (M,C) @ b (N,C).T; a is w and y's columns are the rows where W_FIRST.  A part has `steps` steps of BLOCK_K."""
+    C = C // VECTOR * VECTOR
+    for program in tl.range(tl.program_id(0), programs, tl.num_programs(0), flatten=True):
+        tile_m, tile_n = place(program % (tiles_m * tiles_n), tiles_m, tiles_n)
+        part = program // (tiles_m * tiles_n)
+        m0, n0 = tile_m * BLOCK_M, tile_n * BLOCK_N
+        o_m, o_n = m0 + tl.arange(0, BLOCK_M), n0 + tl.arange(0, BLOCK_N)
+        if not BOXES:
+            r_m, r_n = tl.minimum(o_m, M - 1), tl.minimum(o_n, N - 1)
+            if WIDE:
+                r_m, r_n = r_m.to(tl.int64), r_n.to(tl.int64)
+            p_a, p_b = a + (r_m * C)[:, None], b + (r_n * C)[:, None]
+        acc = tl.full((BLOCK_M, BLOCK_N), 0.0, SUM)
+        for step in range(steps):
+            k0 = (part * steps + step) * BLOCK_K
+            if BOXES:
+                f, g = a.load([m0, k0]), b.load([n0, k0])
+            else:
+                o_k = (k0 + tl.arange(0, BLOCK_K))[None, :]
+                f = tl.load(p_a + o_k, mask=o_k < C, other=0.0)
+                g = tl.load(p_b + o_k, mask=o_k < C, other=0.0)
+            acc = tl.dot(f, g.T, acc, input_precision=PRECISION, out_dtype=SUM)  # pyright: ignore[reportArgumentType]
+
+        if bias is not None:
+            if W_FIRST:
+                acc += tl.load(bias + o_m, mask=o_m < M, other=0.0).to(SUM)[:, None]
+            else:
+                acc += tl.load(bias + o_n, mask=o_n < N, other=0.0).to(SUM)[None, :]
+        acc = activate(acc, ACTIVATION)
+        if Y_BOX:
+            if W_FIRST:
+                y.store([n0, m0], acc.to(y.dtype).T)
+            else:
+                y.store([m0, n0], acc.to(y.dtype))
+        else:
+            columns = (M if W_FIRST else N) // Y_VECTOR * Y_VECTOR
+            row, column = (o_n[None, :], o_m[:, None]) if W_FIRST else (o_m[:, None], o_n[None, :])
+            mask = (row < (N if W_FIRST else M)) & (column < columns)
+            if WIDE:
+                row = row.to(tl.int64)
+            if PARTS:
+                row += part * (N if W_FIRST else M)
+            tl.store(y + row * columns + column, acc.to(y.dtype.element_ty), mask=mask)
+
+
+@triton.jit(do_not_specialize=["C", "K", "steps"])
+def rows_kernel(
+    x, w, bias, y, C, K, steps, N: tl.constexpr, PARTS: tl.constexpr, ACTIVATION: tl.constexpr, WIDE: tl.constexpr,
+    VECTOR: tl.constexpr, SUM: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    """BLOCK_M rows of w, a warp's each, against all N of x.  A part has `steps` steps of BLOCK_K.
+
+    Elements of a step are [LINES, BLOCK_M, 32, VECTOR]: a thread has one vector of each line, and sums its own.
+    """
+    LINES: tl.constexpr = BLOCK_K // (32 * VECTOR)
+    C = C // VECTOR * VECTOR
+    part = tl.program_id(1)
+    o_m = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
+    row = tl.minimum(o_m, K - 1)[None, :, None, None]
+    if WIDE:
+        row = row.to(tl.int64)
+    lane = tl.arange(0, 32)[None, None, :, None] * VECTOR + tl.arange(0, VECTOR)[None, None, None, :]
+    o_step = tl.arange(0, LINES)[:, None, None, None] * (32 * VECTOR) + lane  # [LINES, 1, 32, VECTOR]
+    o_step = tl.broadcast_to(o_step, (LINES, BLOCK_M, 32, VECTOR))
+    p_w = w + row * C
+    sums = ()
+    for _ in tl.static_range(N):
+        sums += (tl.full((BLOCK_M, 32), 0.0, SUM),)
+    for step in range(steps):
+        o_k = (part * steps + step) * BLOCK_K + o_step
+        f = tl.load(p_w + o_k, mask=o_k < C, other=0.0).to(SUM)
+        added = ()
+        for n in tl.static_range(N):
+            g = tl.load(x + n * C + o_k, mask=o_k < C, other=0.0).to(SUM)
+            added += (sums[n] + tl.sum(tl.sum(f * g, 3), 0),)
+        sums = added
+    m_y = o_m < K
+    if bias is not None:
+        shift = tl.load(bias + o_m, mask=m_y, other=0.0).to(SUM)
+    for n in tl.static_range(N):
+        total = tl.sum(sums[n], 1)  # [BLOCK_M]
+        if bias is not None:
+            total += shift
+        o_y = n * K + o_m
+        if PARTS:
+            o_y += part * N * K
+        tl.store(y + o_y, activate(total, ACTIVATION).to(y.dtype.element_ty), mask=m_y)
+
+
+@triton.jit(do_not_specialize=["parts", "N", "K"])
+def sum_kernel(
+    sums, bias, y, parts, N, K, ACTIVATION: tl.constexpr, VECTOR: tl.constexpr, SUM: tl.constexpr, BLOCK: tl.constexpr
+):
+    """y (N,K) of its `parts` sums [parts, N, K]."""
+    K = K // VECTOR * VECTOR
+    o_y = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    m_y = o_y < N * K
+    acc = tl.full((BLOCK,), 0.0, SUM)
+    for first in range(0, parts, SUMMED):
+        o_p = first + tl.arange(0, SUMMED)
+        mask = (o_p < parts)[:, None] & m_y[None, :]
+        some = tl.load(sums + o_p[:, None] * (N * K) + o_y[None, :], mask=mask, other=0.0)
+        acc += tl.sum(some, 0)
+    if bias is not None:
+        acc += tl.load(bias + o_y % K, mask=m_y, other=0.0).to(SUM)
+    tl.store(y + o_y, activate(acc, ACTIVATION).to(y.dtype.element_ty), mask=m_y)
+
+
+# Configurations -------------------------------------------------------------------------------------------------------
+
+
+def w_first(problem: LinearProblem) -> bool:
+    """Whether w's rows are those of the product, and not x's."""
+    return problem.n <= MOST_N or problem.k >= min(LEAST_K, problem.n)
+
+
+def sides(problem: LinearProblem) -> tuple[int, int]:
+    """M and N of the product."""
+    return (problem.k, problem.n) if w_first(problem) else (problem.n, problem.k)
+
+
+def boxable(problem: LinearProblem) -> bool:
+    """Whether x and w can be read box by box."""
+    p = problem
+    return p.dtype != "float64" and min(p.n, p.c, p.k) > 0 and p.c * DTYPES[p.dtype] % 16 == 0
+
+
+def fitted(tile: Tile, problem: LinearProblem, least_m: int) -> Tile:
+    """The tile, no larger than the problem needs; a smaller one has more stages, and four warps at most.
+
+    >>> from gpucnn.kernels.problem import parse
+    >>> fitted(Tile(128, 256, 64, 8, 3), parse("--op=linear --dtype=float16 mb20ic2048oc1000"), 64)
+    Tile(block_m=128, block_n=32, block_k=64, num_warps=4, num_stages=3)
+    """
+    m, n = sides(problem)
+    block_m, block_n = min(tile.block_m, power_of_two(m, least_m)), min(tile.block_n, power_of_two(n, 16))
+    block_k = min(tile.block_k, power_of_two(problem.c, 32))
+    stages = STAGED // ((block_m + block_n) * block_k * DTYPES[problem.dtype])
+    warps = tile.num_warps if block_m * block_n == tile.block_m * tile.block_n else min(tile.num_warps, WARPS)
+    return Tile(block_m, block_n, block_k, warps, max(tile.num_stages, min(stages, MOST_STAGES)))
+
+
+def row_tiles(problem: LinearProblem) -> list[Tile]:
+    """Of the method `rows`: N is all of x's, and a step is as long as LOADS vectors of each thread, or C."""
+    line = 32 * vector(problem, problem.c)
+    length = line * min(LOADS, power_of_two(cdiv(problem.c, line)))
+    return [Tile(rows, problem.n, length, rows, 1) for rows in (2, 4, 8)]
+
+
+def programs(tile: Tile, problem: LinearProblem) -> int:
+    """How many tiles there are."""
+    m, n = sides(problem)
+    return cdiv(m, tile.block_m) * cdiv(n, tile.block_n)
+
+
+def steps(tile: Tile, problem: LinearProblem, parts: int) -> int:
+    """Of a part's reduction; a last part may reach beyond the end, for zeros."""
+    return max(1, cdiv(cdiv(problem.c, tile.block_k), parts))
+
+
+def cost(tile: Tile, problem: LinearProblem, parts: int) -> int:
+    """Bytes that the busiest multiprocessor loads, and those that it would load while a second stage takes its time."""
+    p, most = problem, multiprocessors()
+    step = (tile.block_m + tile.block_n) * tile.block_k * DTYPES[p.dtype]
+    loaded = cdiv(programs(tile, p) * parts, most) * steps(tile, p, parts) * step
+    return loaded + (SUM_STAGE + 2 * parts * p.n * p.k * DTYPES[sum_type(p)] // most if parts > 1 else 0)
+
+
+def best_parts(tile: Tile, problem: LinearProblem) -> int:
+    """Into how many parts a tile's reduction is best cut: one, or as many as occupy all multiprocessors."""
+    whole = cdiv(problem.c, tile.block_k)
+    most = min(whole, multiprocessors() // max(1, programs(tile, problem)))
+    if most < 2:
+        return 1
+    parts = cdiv(whole, cdiv(whole, most))  # none of them empty
+    return min((1, parts), key=lambda parts: cost(tile, problem, parts))
+
+
+def sum_type(problem: LinearProblem) -> str:
+    """The dtype of the sums."""
+    return "float64" if problem.dtype == "float64" else "float32"
+
+
+def resident(tile: Tile, problem: LinearProblem) -> int:
+    """How many programs a multiprocessor holds, by the shared memory of their stages and of what they store."""
+    elements = tile.num_stages * tile.block_k * (tile.block_m + tile.block_n) + tile.block_m * tile.block_n
+    return max(1, min(3, (228 << 10) // (elements * DTYPES[problem.dtype] + (2 << 10))))
+
+
+def tile_of(config: dict[str, Any]) -> Tile:
+    return Tile(**{name: config[name] for name in Tile._fields})
+
+
+# Launches -------------------------------------------------------------------------------------------------------------
+
+
+def epilogue(problem: LinearProblem, parts: int) -> dict[str, Any]:
+    """Arguments of a kernel that ends with y itself, or with sums of parts."""
+    last = {"ACTIVATION": problem.activation} if parts == 1 else {"ACTIVATION": None, "bias": None}
+    if not problem.bias:
+        last["bias"] = None
+    return {**last, "PARTS": parts > 1, "SUM": getattr(tl, sum_type(problem)), "WIDE": wide(problem)}
+
+
+def arrays(problem: LinearProblem, parts: int, **renamed: str) -> dict[str, dict[str, str]]:
+    """`pointers` and `renamed` of a plan that reads x and w, by the names of its parameters."""
+    p = problem
+    if parts > 1:
+        return {
+            "pointers": {**dict.fromkeys(renamed, p.dtype), "y": sum_type(p)},
+            "renamed": {**renamed, "y": "sums"},
+        }
+    names = {**renamed, "y": "y", **({"bias": "b"} if p.bias else {})}
+    return {"pointers": dict.fromkeys(names, p.dtype), "renamed": names}
+
+
+def product_plan(problem: LinearProblem, config: dict[str, Any]) -> Plan:
+    """The launch of `product_kernel`."""
+    p, tile, parts, first = problem, tile_of(config), config["parts"], w_first(problem)
+    m, n = sides(p)
+    count, y_vector = programs(tile, p) * parts, vector(p, p.k)
+    boxes = {}
+    if config["method"] == "boxes":
+        for name, rows, block in (("a", m, tile.block_m), ("b", n, tile.block_n)):
+            boxes[name] = Box((rows, p.c), (p.c, 1), (block, tile.block_k))
+        if parts == 1 and p.k * DTYPES[p.dtype] % 16 == 0:
+            block = (tile.block_n, tile.block_m) if first else (tile.block_m, tile.block_n)
+            boxes["y"] = Box((p.n, p.k), (p.k, 1), block)
+    arguments = {
+        "M": m, "N": n, "C": p.c, "steps": steps(tile, p, parts),
+        "tiles_m": cdiv(m, tile.block_m), "tiles_n": cdiv(n, tile.block_n), "programs": count,
+        "BOXES": "a" in boxes, "Y_BOX": "y" in boxes, "W_FIRST": first, **epilogue(p, parts),
+        "VECTOR": vector(p, p.c), "Y_VECTOR": y_vector, "PRECISION": config["precision"],
+        "BLOCK_M": tile.block_m, "BLOCK_N": tile.block_n, "BLOCK_K": tile.block_k,
+    }  # fmt: skip
+    factors = {"a": "w", "b": "x"} if first else {"a": "x", "b": "w"}
+    grid = (min(count, multiprocessors() * resident(tile, p)),)
+    return Plan(
+        product_kernel, grid, **arrays(p, parts, **factors), arguments=arguments, num_warps=tile.num_warps,
+        num_stages=tile.num_stages, stage="product", boxes=boxes,
+    )  # fmt: skip
+
+
+def rows_plan(problem: LinearProblem, config: dict[str, Any]) -> Plan:
+    """The launch of `rows_kernel`."""
+    p, tile, parts = problem, tile_of(config), config["parts"]
+    arguments = {
+        "N": p.n, "C": p.c, "K": p.k, "steps": steps(tile, p, parts), **epilogue(p, parts), "VECTOR": vector(p, p.c),
+        "BLOCK_M": tile.block_m, "BLOCK_K": tile.block_k,
+    }  # fmt: skip
+    return Plan(
+        rows_kernel, (programs(tile, p), parts), **arrays(p, parts, x="x", w="w"), arguments=arguments,
+        num_warps=tile.num_warps, stage="product",
+    )  # fmt: skip
+
+
+def sum_plan(problem: LinearProblem, parts: int) -> Plan:
+    """The launch of `sum_kernel`."""
+    p = problem
+    arguments = {
+        "parts": parts, "N": p.n, "K": p.k, "ACTIVATION": p.activation, "VECTOR": vector(p, p.k),
+        "SUM": getattr(tl, sum_type(p)), "BLOCK": SUM_BLOCK,
+    }  # fmt: skip
+    pointers = {"sums": sum_type(p), "y": p.dtype}
+    if p.bias:
+        pointers["bias"] = p.dtype
+    else:
+        arguments["bias"] = None
+    grid = (cdiv(p.n * p.k, SUM_BLOCK),)
+    return Plan(sum_kernel, grid, pointers, arguments, num_warps=4, stage="sum", renamed={"bias": "b"})
+
+
+class TritonGemm(TritonStrategy):
+    name = "triton_gemm"
+    operations = ("linear",)
+    stages = ("product", "sum")
+    budget = Budget(shared_bytes=227 << 10)
+    null = ("b",)
+
+    def limits(self, problem: LinearProblem, device: str) -> list[str]:
+        if max(problem.n, problem.c, problem.k) > 2**31 - 2**16:
+            return ["It counts rows and columns in 32 bits."]
+        return []
+
+    def foreign(self, arch: str, **config: Any) -> list[str]:
+        if config.get("method") != "boxes" or arch.rstrip("af") in BOXED_ARCHS:
+            return []
+        return [f"Its boxes need an {' or '.join(BOXED_ARCHS)} GPU, not an {arch} one."]
+
+    def configs(self, problem: LinearProblem) -> list[dict[str, Any]]:
+        """Every tile of every method and precision, each with its best number of parts, and the first with others.
+
+        First `rows` where they can be, else boxes where they can be, else pointers.
+        """
+        p, found = problem, []
+
+        def of(method: str, precision: str, tiles: list[Tile]) -> list[dict[str, Any]]:
+            cheapest = min(tiles, key=lambda tile: cost(tile, p, best_parts(tile, p)))
+            return [
+                {"method": method, **tile._asdict(), "precision": precision, "parts": best_parts(tile, p)}
+                for tile in (cheapest, *tiles)
+            ]
+
+        precisions = triton_gemm.precisions(p)
+        if p.n <= MOST_N:
+            found += of("rows", "ieee", row_tiles(p))
+        for precision in precisions:
+            row = triton_gemm.arithmetic(p.dtype, precision)
+            if boxable(p) and row in BOXED_TILES:
+                found += of("boxes", precision, [fitted(tile, p, LEAST_M) for tile in BOXED_TILES[row]])
+        for precision in precisions:
+            row = triton_gemm.TILES[triton_gemm.arithmetic(p.dtype, precision)]
+            found += of("pointers", precision, [fitted(tile, p, 16) for tile in row])
+        default = found[0]
+        if programs(tile_of(default), p) <= multiprocessors():
+            found += [{**default, "parts": parts} for parts in (1, 2)]
+        arch = architecture()
+        return distinct([config for config in found if arch is None or not self.foreign(arch, **config)])
+
+    def workspace(self, problem: LinearProblem, **config: Any) -> dict[str, tuple[int, str]]:
+        parts = (config or self.configs(problem)[0])["parts"]
+        return {"sums": (parts * problem.n * problem.k, sum_type(problem))} if parts > 1 else {}
+
+    def executed_flops(self, problem: LinearProblem) -> int:
+        """Those of whole tiles of the default configuration."""
+        config = self.configs(problem)[0]
+        tile, parts = tile_of(config), config["parts"]
+        depth = parts * steps(tile, problem, parts) * tile.block_k
+        return 2 * programs(tile, problem) * tile.block_m * tile.block_n * depth
+
+    def steps(self, problem: LinearProblem, **config: Any) -> list[Plan]:
+        """A second one where the reduction is cut into parts."""
+        config = config or self.configs(problem)[0]
+        first = rows_plan(problem, config) if config["method"] == "rows" else product_plan(problem, config)
+        return [first, sum_plan(problem, config["parts"])] if config["parts"] > 1 else [first]
+
+
+strategy = TritonGemm()
