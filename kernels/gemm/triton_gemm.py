@@ -64,7 +64,8 @@ STAGED = 64 << 10  # bytes of tiles under way, at least, of which small ones tak
 MOST_STAGES = 8
 WARPS = 4  # of a tile that is cut
 MOST_N = 4  # that `rows` computes
-LOADS = 8  # of vectors of w that a thread of `rows` has under way
+LOADS = 4  # of 16 bytes of w that a thread of `rows` has under way; more of narrower ones
+MOST_LOADS = 16
 SUM_STAGE = 128 << 10  # bytes that a multiprocessor would load while the second stage is launched: an estimate
 SUMMED = tl.constexpr(8)  # parts that are loaded at once
 SUM_BLOCK = 512  # elements of y that a program of the second stage adds up
@@ -141,18 +142,25 @@ def rows_kernel(
     lane = tl.arange(0, 32)[None, None, :, None] * VECTOR + tl.arange(0, VECTOR)[None, None, None, :]
     o_step = tl.arange(0, LINES)[:, None, None, None] * (32 * VECTOR) + lane  # [LINES, 1, 32, VECTOR]
     o_step = tl.broadcast_to(o_step, (LINES, BLOCK_M, 32, VECTOR))
+    o_step += part * steps * BLOCK_K
+    if VECTOR == 1:  # else the compiler would give a thread neighbours, which it loads one by one
+        o_step = tl.max_contiguous(o_step, (1, 1, 1, 1))
     p_w = w + row * C
+    f = tl.load(p_w + o_step, mask=o_step < C, other=0.0)
     sums = ()
     for _ in tl.static_range(N):
         sums += (tl.full((BLOCK_M, 32), 0.0, SUM),)
-    for step in range(steps):
-        o_k = (part * steps + step) * BLOCK_K + o_step
-        f = tl.load(p_w + o_k, mask=o_k < C, other=0.0).to(SUM)
-        added = ()
+    for step in range(steps):  # of which the next's w is under way; were it this one's, ptxas would load line by line
+        o_k = o_step + step * BLOCK_K
+        if VECTOR == 1:
+            o_k = tl.max_contiguous(o_k, (1, 1, 1, 1))
+        o_next = o_k + BLOCK_K
+        following = tl.load(p_w + o_next, mask=(o_next < C) & (step + 1 < steps), other=0.0)
+        f, added = f.to(SUM), ()
         for n in tl.static_range(N):
             g = tl.load(x + n * C + o_k, mask=o_k < C, other=0.0).to(SUM)
             added += (sums[n] + tl.sum(tl.sum(f * g, 3), 0),)
-        sums = added
+        sums, f = added, following
     m_y = o_m < K
     if bias is not None:
         shift = tl.load(bias + o_m, mask=m_y, other=0.0).to(SUM)
@@ -219,10 +227,24 @@ def fitted(tile: Tile, problem: LinearProblem, least_m: int) -> Tile:
     return Tile(block_m, block_n, block_k, warps, max(tile.num_stages, min(stages, MOST_STAGES)))
 
 
+def holds(tile: Tile, problem: LinearProblem) -> bool:
+    """Whether registers hold a tile by pointers: its sums, with what an activation takes, or elements loaded one by one.
+
+    An asynchronous copy moves 4 bytes at least.
+    """
+    sums = triton_gemm.sums(tile, sum_type(problem))
+    if vector(problem, problem.c) * DTYPES[problem.dtype] < 4:
+        sums += (tile.block_m + tile.block_n) * tile.block_k // (32 * tile.num_warps)
+        return sums <= 128
+    most = 32 if problem.dtype == "float64" else 64
+    return problem.activation in (None, "relu") or sums <= most
+
+
 def row_tiles(problem: LinearProblem) -> list[Tile]:
-    """Of the method `rows`: N is all of x's, and a step is as long as LOADS vectors of each thread, or C."""
-    line = 32 * vector(problem, problem.c)
-    length = line * min(LOADS, power_of_two(cdiv(problem.c, line)))
+    """Of the method `rows`: N is all of x's, and a step is as long as each thread's loads, or C."""
+    size = vector(problem, problem.c)
+    line, narrow = 32 * size, 16 // DTYPES[problem.dtype] // size
+    length = line * min(LOADS * narrow, MOST_LOADS, power_of_two(cdiv(problem.c, line)))
     return [Tile(rows, problem.n, length, rows, 1) for rows in (2, 4, 8)]
 
 
@@ -389,7 +411,7 @@ class TritonGemm(TritonStrategy):
                 found += of("boxes", precision, [fitted(tile, p, LEAST_M) for tile in BOXED_TILES[row]])
         for precision in precisions:
             row = triton_gemm.TILES[triton_gemm.arithmetic(p.dtype, precision)]
-            found += of("pointers", precision, [fitted(tile, p, 16) for tile in row])
+            found += of("pointers", precision, [fitted(tile, p, 16) for tile in row if holds(tile, p)])
         default = found[0]
         if programs(tile_of(default), p) <= multiprocessors():
             found += [{**default, "parts": parts} for parts in (1, 2)]
