@@ -5,6 +5,7 @@ On the host they run in Triton's interpreter; with a GPU (`make gpu`) natively.
 
 import dataclasses
 import importlib.util
+import itertools
 import sys
 from pathlib import Path
 
@@ -22,7 +23,8 @@ from gpucnn.kernels.strategy import load
 from gpucnn.reference.winograd import POINTS, cook_toom
 
 torch = pytest.importorskip("torch")
-pytest.importorskip("triton")
+triton = pytest.importorskip("triton")
+tl = pytest.importorskip("triton.language")
 pytestmark = pytest.mark.gpu
 
 MACHINE = Machine("cuda" if has_gpu() else "cpu")
@@ -42,10 +44,19 @@ CONV, DIRECT, DEPTHWISE, IM2COL, TMA, F2X3, F4X3, STEM = (
 MAX, AVG, SOFTMAX = (
     load(entry) for entry in ("pool.triton_max_pool", "pool.triton_avg_pool", "rowwise.triton_softmax")
 )
+LINEAR = load("gemm.triton_gemm")
 triton_gemm, triton_winograd = (
     sys.modules[f"gpucnn.kernels.{name}"] for name in ("triton_gemm", "conv.triton_winograd")
 )
 INF, NAN = np.inf, np.nan
+
+
+@triton.jit
+def place_kernel(places, tiles_m, tiles_n):
+    tile = tl.program_id(0)
+    tile_m, tile_n = triton_gemm.place(tile, tiles_m, tiles_n)
+    tl.store(places + 2 * tile, tile_m)
+    tl.store(places + 2 * tile + 1, tile_n)
 
 
 def judge(strategy, problem, arrays=None):
@@ -97,6 +108,11 @@ CONFIGURED = [
     (SOFTMAX, "--op=softmax 33x130"),
     (SOFTMAX, "--op=log_softmax 3x5000"),
     (SOFTMAX, "--op=softmax --axis=1 3x300x17"),
+    (LINEAR, "--op=linear --dtype=float16 --bias mb20ic136oc72"),
+    (LINEAR, "--op=linear --bias --activation=relu mb3ic70oc130"),
+    (LINEAR, "--op=linear --allow-tf32 mb70ic100oc66"),
+    (LINEAR, "--op=linear --dtype=bfloat16 --bias mb33ic37oc10"),
+    (LINEAR, "--op=linear --dtype=float64 --bias mb17ic33oc70"),
 ]
 
 
@@ -131,6 +147,34 @@ def test_programs_compute_tiles_in_turn(line, monkeypatch):
     assert plan.grid[0] < plan.arguments["tiles"]
     found = judge(TMA, problem)
     assert found.verdict == "PASSED", found.message
+
+
+# The same of the fully connected layer, in whole and in parts, whose last reaches beyond the reduction's end.
+@pytest.mark.parametrize("parts", [1, 3])
+@pytest.mark.parametrize("method", ["boxes", "pointers"])
+def test_programs_compute_products_in_turn(method, parts, monkeypatch):
+    problem = parse("--op=linear --dtype=float16 --bias --activation=relu mb40ic200oc328")
+    config = next(config for config in reversed(LINEAR.configs(problem)) if config["method"] == method)
+    config = {**config, "block_k": 32, "parts": parts}
+    monkeypatch.setattr(sys.modules[type(LINEAR).__module__], "multiprocessors", lambda: 1)
+    monkeypatch.setattr(LINEAR, "configs", lambda _: [config])
+    plans = LINEAR.steps(problem)
+    assert [plan.stage for plan in plans] == ["product", "sum"][: 1 + (parts > 1)]
+    assert plans[0].grid[0] < plans[0].arguments["programs"]
+    assert set(plans[0].boxes) == ({"pointers": set(), "boxes": {"a", "b"} if parts > 1 else {"a", "b", "y"}}[method])
+    found = judge(LINEAR, problem)
+    assert found.verdict == "PASSED", found.message
+
+
+@pytest.mark.parametrize(("tiles_m", "tiles_n"), [(1, 1), (3, 5), (8, 2), (17, 3)])
+def test_every_tile_of_a_product_has_its_place(tiles_m, tiles_n):
+    """Neighbours in the order meet the same column, but at the ends of its runs of at most ROWS_TOGETHER rows."""
+    places = torch.empty(tiles_m * tiles_n, 2, dtype=torch.int32, device=MACHINE.device)
+    place_kernel[(tiles_m * tiles_n,)](places, tiles_m, tiles_n)
+    found = [tuple(place) for place in places.tolist()]
+    assert sorted(found) == [(m, n) for m in range(tiles_m) for n in range(tiles_n)]
+    runs = [len(list(run)) for _, run in itertools.groupby(found, key=lambda place: place[1])]
+    assert tiles_n == 1 or set(runs) <= {min(8, tiles_m), tiles_m % 8}
 
 
 def test_boxes_need_arrays_at_multiples_of_16_bytes():
@@ -204,6 +248,21 @@ def test_stem_of_nan_and_infinity(mode, value, layout):
     line = f"--dtype=float16 --layout={layout} mb2ic3ih11oc9kh3sh2ph1"
     problem, arrays = planted(line, x={NAN: 1, INF: 3, -INF: 2}, w={INF: 2, -INF: 1})
     found = judge(STEM, problem.replace(padding_mode=mode, padding_value=value), arrays)
+    assert found.verdict == "PASSED", found.message
+
+
+# Every method; reductions that end within a step, of which all but the last lie in vectors, and a part that ends there.
+@pytest.mark.parametrize("parts", [1, 2])
+@pytest.mark.parametrize("line", ["mb3ic72oc40", "mb3ic67oc40", "--bias mb20ic136oc72", "mb70ic100oc7"])
+@pytest.mark.parametrize("method", ["rows", "boxes", "pointers"])
+def test_linear_of_nan_and_infinity(method, line, parts, monkeypatch):
+    problem, arrays = planted(f"--op=linear --dtype=float16 {line}", x={NAN: 1, INF: 1, -INF: 1}, w={INF: 2, -INF: 1})
+    configs = [config for config in LINEAR.configs(problem) if config["method"] == method]
+    if not configs:
+        assert {"rows": problem.n > 4, "boxes": problem.c % 8 > 0}[method]
+        pytest.skip("It has no such method.")
+    monkeypatch.setattr(LINEAR, "configs", lambda _: [{**configs[-1], "parts": parts}])
+    found = judge(LINEAR, problem, arrays)
     assert found.verdict == "PASSED", found.message
 
 
@@ -325,15 +384,16 @@ def split(x):
 # What the interpreter does not show, which multiplies in float32: three products of TF32 numbers keep the bound, of which
 # few terms leave the least; one product does not.  A GPU does so by itself.
 @pytest.mark.parametrize(
-    ("strategy", "channels", "size", "kept"),
+    ("strategy", "line", "kept"),
     [
-        *((strategy, channels, size, True) for strategy in (F2X3, F4X3) for channels, size in ((1, 30), (16, 12))),
-        *((strategy, 16, 12, False) for strategy in (F2X3, F4X3)),
-        *((IM2COL, 64, 8, kept) for kept in (True, False)),
+        *((strategy, line, True) for strategy in (F2X3, F4X3) for line in ("mb1ic1ih30oc8kh3", "mb1ic16ih12oc8kh3")),
+        *((strategy, "mb1ic16ih12oc8kh3", False) for strategy in (F2X3, F4X3)),
+        *((IM2COL, "mb1ic64ih8oc8kh1", kept) for kept in (True, False)),
+        *((LINEAR, "--op=linear mb64ic64oc8", kept) for kept in (True, False)),
     ],
 )
 @pytest.mark.skipif(has_gpu(), reason="what is patched is the interpreter")
-def test_split_products_keep_the_bound(strategy, channels, size, kept, monkeypatch):
+def test_split_products_keep_the_bound(strategy, line, kept, monkeypatch):
     from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
 
     def create_dot(self, a, b, acc, precision, _):
@@ -343,7 +403,7 @@ def test_split_products_keep_the_bound(strategy, channels, size, kept, monkeypat
         return TensorHandle((acc.data + total).astype(np.float32), acc.dtype.scalar)
 
     monkeypatch.setattr(InterpreterBuilder, "create_dot", create_dot)
-    found = judge(strategy, parse(f"mb1ic{channels}ih{size}oc8kh{3 if channels < 64 else 1}"))
+    found = judge(strategy, parse(line))
     assert found.verdict == ("PASSED" if kept else "FAILED"), found.message
 
 
@@ -367,12 +427,16 @@ def test_split_products_keep_the_bound(strategy, channels, size, kept, monkeypat
         (MAX, "--op=adaptive_max_pool2d --return-indices --layout=channels_last mb2ic3ih9oh2"),
         (AVG, "--op=avg_pool2d mb2ic3ih9kh3sh2ph1"),
         (SOFTMAX, "--op=softmax --axis=1 3x20x7"),
+        (LINEAR, "--op=linear --bias mb3ic33oc7"),
+        (LINEAR, "--op=linear --bias mb5ic33oc7"),
+        (LINEAR, "--op=linear --bias --dtype=float16 mb19ic32oc7"),
     ],
 )
 def test_indices_of_64_bits(strategy, line, monkeypatch):
     for name in (
         *("conv.triton_implicit_gemm", "conv.triton_direct", "conv.triton_depthwise", "conv.triton_stem"),
         *("conv.triton_im2col_gemm", "conv.triton_winograd", "pool.triton_window", "rowwise.triton_softmax"),
+        "gemm.triton_gemm",
     ):
         monkeypatch.setattr(sys.modules[f"gpucnn.kernels.{name}"], "wide", lambda _: True)
     problem = parse(line)
@@ -448,6 +512,31 @@ def test_the_last_outputs_of_more_than_2_to_the_31(strategy, line, in_place, mon
     written = got != 0
     assert written[-1]
     assert torch.allclose(got[written], expected[written], rtol=2**-10, atol=0)
+    assert not y.view(-1)[: 1 << 22].any()
+
+
+# The same of the fully connected layer: of w's last rows in `rows`, of x's and y's by pointers.
+@pytest.mark.skipif(has_gpu(), reason="a GPU runs all programs")
+@pytest.mark.parametrize(("line", "method"), [("mb2ic1024oc2099200", "rows"), ("mb2099200ic1024oc1024", "pointers")])
+def test_the_last_rows_of_more_than_2_to_the_31(line, method, in_place, monkeypatch):
+    from triton.runtime.interpreter import interpreter_builder as builder
+
+    problem = parse(f"--op=linear --dtype=float16 {line}")
+    monkeypatch.setattr(sys.modules[type(LINEAR).__module__], "multiprocessors", lambda: 2**31)  # a program a tile
+    config = next(config for config in reversed(LINEAR.configs(problem)) if config["method"] == method)
+    (plan,) = LINEAR.steps(problem, **{**config, "parts": 1})
+    assert plan.arguments["WIDE"]
+    full, idx = plan.grid[0], builder.set_grid_idx
+    monkeypatch.setattr(builder, "set_grid_dim", lambda *_: None)
+    monkeypatch.setattr(builder, "grid_dim", (full, 1, 1))
+    monkeypatch.setattr(builder, "set_grid_idx", lambda x, y, z: idx(full - 1 + x, 0, 0))
+    shapes = {**problem.inputs(), **problem.outputs()}
+    x, w, y = (torch.from_numpy(sparse(shapes[name])) for name in "xwy")
+    x[-2:], w[-64:] = torch.arange(1024) % 5 + 1, torch.arange(1024) % 3
+    names = {name: {"x": x, "w": w, "y": y}[array] for name, array in plan.arrays().items()}
+    dataclasses.replace(plan, grid=(1,))(**names)
+    expected = x[-1].float() @ w[-1].float()
+    assert y[-2:, -2:].tolist() == [[expected.half().item()] * 2] * 2
     assert not y.view(-1)[: 1 << 22].any()
 
 
@@ -534,6 +623,25 @@ FAULTS = [
     ),
     (SOFTMAX, "mask = (row < rows) & (i < n)", "mask = i < n", "--op=softmax 3x50"),
     (SOFTMAX, "mask=(row < rows) & (o < n)", "mask=row < rows", "--op=softmax 2x40000"),
+    *(
+        (LINEAR, right, wrong, f"--op=linear {line}")
+        for right, wrong, line in (
+            ("tl.minimum(o_m, M - 1)", "tl.minimum(o_m, M - 2)", "mb17ic33oc40"),
+            ("f = tl.load(p_a + o_k, mask=o_k < C", "f = tl.load(p_a + o_k, mask=o_k < C - 1", "mb17ic33oc40"),
+            ("(part * steps + step) * BLOCK_K", "step * BLOCK_K", "mb17ic3000oc40"),
+            ("a.load([m0, k0])", "a.load([m0, 0])", "--allow-tf32 mb17ic72oc40"),
+            ("y.store([n0, m0]", "y.store([0, m0]", "--dtype=float16 mb100ic64oc64"),
+            ("bias + o_m, mask=o_m < M", "bias + o_m, mask=o_m < M - 1", "--bias mb17ic33oc40"),
+            ("bias + o_n, mask=o_n < N", "bias + o_n, mask=o_n < N - 1", "--bias mb17ic33oc10"),
+            ("row += part * (N if W_FIRST else M)", "row += part * N - part", "mb17ic3000oc40"),
+            ("x + n * C + o_k", "x + o_k", "mb3ic33oc40"),
+            ("(o_next < C) & (step + 1 < steps)", "o_next < C - 1", "--dtype=float16 mb3ic1025oc40"),
+            ("tl.minimum(o_m, K - 1)", "tl.minimum(o_m, K - 2)", "mb3ic33oc40"),
+            ("o_y += part * N * K", "o_y += part * K", "mb3ic30000oc2"),
+            ("(o_p < parts)", "(o_p < parts - 1)", "mb17ic3000oc40"),
+            ("bias + o_y % K", "bias + o_y // K", "--bias mb17ic3000oc40"),
+        )
+    ),
 ]
 
 

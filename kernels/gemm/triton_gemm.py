@@ -212,6 +212,11 @@ def boxable(problem: LinearProblem) -> bool:
     return p.dtype != "float64" and min(p.n, p.c, p.k) > 0 and p.c * DTYPES[p.dtype] % 16 == 0
 
 
+def y_boxable(problem: LinearProblem) -> bool:
+    """Whether y can be written box by box."""
+    return problem.k * DTYPES[problem.dtype] % 16 == 0
+
+
 def fitted(tile: Tile, problem: LinearProblem, least_m: int) -> Tile:
     """The tile, no larger than the problem needs; a smaller one has more stages, and four warps at most.
 
@@ -228,12 +233,12 @@ def fitted(tile: Tile, problem: LinearProblem, least_m: int) -> Tile:
 
 
 def holds(tile: Tile, problem: LinearProblem) -> bool:
-    """Whether registers hold a tile by pointers: its sums, with what an activation takes, or elements loaded one by one.
+    """Whether registers hold a tile's sums, with what an activation takes or elements that are loaded one by one.
 
     An asynchronous copy moves 4 bytes at least.
     """
     sums = triton_gemm.sums(tile, sum_type(problem))
-    if vector(problem, problem.c) * DTYPES[problem.dtype] < 4:
+    if not boxable(problem) and vector(problem, problem.c) * DTYPES[problem.dtype] < 4:
         sums += (tile.block_m + tile.block_n) * tile.block_k // (32 * tile.num_warps)
         return sums <= 128
     most = 32 if problem.dtype == "float64" else 64
@@ -324,7 +329,7 @@ def product_plan(problem: LinearProblem, config: dict[str, Any]) -> Plan:
     if config["method"] == "boxes":
         for name, rows, block in (("a", m, tile.block_m), ("b", n, tile.block_n)):
             boxes[name] = Box((rows, p.c), (p.c, 1), (block, tile.block_k))
-        if parts == 1 and p.k * DTYPES[p.dtype] % 16 == 0:
+        if parts == 1 and y_boxable(p):
             block = (tile.block_n, tile.block_m) if first else (tile.block_m, tile.block_n)
             boxes["y"] = Box((p.n, p.k), (p.k, 1), block)
     arguments = {
@@ -408,7 +413,8 @@ class TritonGemm(TritonStrategy):
         for precision in precisions:
             row = triton_gemm.arithmetic(p.dtype, precision)
             if boxable(p) and row in BOXED_TILES:
-                found += of("boxes", precision, [fitted(tile, p, LEAST_M) for tile in BOXED_TILES[row]])
+                tiles = [tile for tile in BOXED_TILES[row] if y_boxable(p) or holds(tile, p)]
+                found += of("boxes", precision, [fitted(tile, p, LEAST_M) for tile in tiles])
         for precision in precisions:
             row = triton_gemm.TILES[triton_gemm.arithmetic(p.dtype, precision)]
             found += of("pointers", precision, [fitted(tile, p, 16) for tile in row if holds(tile, p)])
