@@ -58,10 +58,11 @@ BOXED_TILES = {
     "tf32x3": (Tile(128, 128, 32, 8, 3), Tile(64, 128, 32, 4, 3), Tile(64, 64, 32, 4, 3)),
 }
 BOXED_ARCHS = ("sm_90",)
-LEAST_M = 64  # rows of a warp group's product
+LEAST_M = {"boxes": 64, "pointers": 16}  # rows of a warp group's product, and of a warp's
 LEAST_K = 64  # with fewer columns of y, and more rows, x's are the rows of the product
 STAGED = 64 << 10  # bytes of tiles under way, at least, of which small ones take more stages
-MOST_STAGES = 8
+MOST_STAGES = {"boxes": 8, "pointers": 6}
+MOST_STORED = 128  # columns of a tile that are stored at once by boxes, for their shared memory's sake
 WARPS = 4  # of a tile that is cut
 MOST_N = 4  # that `rows` computes
 LOADS = 4  # of 16 bytes of w that a thread of `rows` has under way; more of narrower ones
@@ -71,12 +72,20 @@ SUMMED = tl.constexpr(8)  # parts that are loaded at once
 SUM_BLOCK = 512  # elements of y that a program of the second stage adds up
 
 
+@triton.jit
+def finished(sums, shift, ACTIVATION: tl.constexpr):
+    """The activation of sums and bias, which may be None."""
+    if shift is not None:
+        sums += shift
+    return activate(sums, ACTIVATION)
+
+
 @triton.jit(do_not_specialize=["M", "N", "C", "steps", "tiles_m", "tiles_n", "programs"])
 def product_kernel(
     a, b, bias, y, M, N, C, steps, tiles_m, tiles_n, programs,
     BOXES: tl.constexpr, Y_BOX: tl.constexpr, W_FIRST: tl.constexpr, PARTS: tl.constexpr, ACTIVATION: tl.constexpr,
     WIDE: tl.constexpr, VECTOR: tl.constexpr, Y_VECTOR: tl.constexpr, SUM: tl.constexpr, PRECISION: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, HALF_N: tl.constexpr,
 ):  # fmt: skip
     """a (M,C) @ b (N,C).T; a is w and y's columns are the rows where W_FIRST.  A part has `steps` steps of BLOCK_K."""
     C = C // VECTOR * VECTOR
@@ -101,17 +110,22 @@ def product_kernel(
                 g = tl.load(p_b + o_k, mask=o_k < C, other=0.0)
             acc = tl.dot(f, g.T, acc, input_precision=PRECISION, out_dtype=SUM)  # pyright: ignore[reportArgumentType]
 
-        if bias is not None:
+        if bias is None:
+            shift = None
+        elif W_FIRST:
+            shift = tl.load(bias + o_m, mask=o_m < M, other=0.0).to(SUM)[:, None]
+        else:
+            shift = tl.load(bias + o_n, mask=o_n < N, other=0.0).to(SUM)[None, :]
+        if Y_BOX and HALF_N < BLOCK_N:  # through shared memory for half a tile
+            first, second = tl.split(acc.reshape(BLOCK_M, 2, HALF_N).permute(0, 2, 1))
+            y.store([n0, m0], finished(first, shift, ACTIVATION).to(y.dtype).T)
+            y.store([n0 + HALF_N, m0], finished(second, shift, ACTIVATION).to(y.dtype).T)
+        elif Y_BOX:
+            acc = finished(acc, shift, ACTIVATION).to(y.dtype)
             if W_FIRST:
-                acc += tl.load(bias + o_m, mask=o_m < M, other=0.0).to(SUM)[:, None]
+                y.store([n0, m0], acc.T)
             else:
-                acc += tl.load(bias + o_n, mask=o_n < N, other=0.0).to(SUM)[None, :]
-        acc = activate(acc, ACTIVATION)
-        if Y_BOX:
-            if W_FIRST:
-                y.store([n0, m0], acc.to(y.dtype).T)
-            else:
-                y.store([m0, n0], acc.to(y.dtype))
+                y.store([m0, n0], acc)
         else:
             columns = (M if W_FIRST else N) // Y_VECTOR * Y_VECTOR
             row, column = (o_n[None, :], o_m[:, None]) if W_FIRST else (o_m[:, None], o_n[None, :])
@@ -120,7 +134,8 @@ def product_kernel(
                 row = row.to(tl.int64)
             if PARTS:
                 row += part * (N if W_FIRST else M)
-            tl.store(y + row * columns + column, acc.to(y.dtype.element_ty), mask=mask)
+            acc = finished(acc, shift, ACTIVATION).to(y.dtype.element_ty)
+            tl.store(y + row * columns + column, acc, mask=mask)
 
 
 @triton.jit(do_not_specialize=["C", "K", "steps"])
@@ -162,16 +177,13 @@ def rows_kernel(
             added += (sums[n] + tl.sum(tl.sum(f * g, 3), 0),)
         sums, f = added, following
     m_y = o_m < K
-    if bias is not None:
-        shift = tl.load(bias + o_m, mask=m_y, other=0.0).to(SUM)
+    shift = tl.load(bias + o_m, mask=m_y, other=0.0).to(SUM) if bias is not None else None
     for n in tl.static_range(N):
-        total = tl.sum(sums[n], 1)  # [BLOCK_M]
-        if bias is not None:
-            total += shift
+        total = finished(tl.sum(sums[n], 1), shift, ACTIVATION)  # [BLOCK_M]
         o_y = n * K + o_m
         if PARTS:
             o_y += part * N * K
-        tl.store(y + o_y, activate(total, ACTIVATION).to(y.dtype.element_ty), mask=m_y)
+        tl.store(y + o_y, total.to(y.dtype.element_ty), mask=m_y)
 
 
 @triton.jit(do_not_specialize=["parts", "N", "K"])
@@ -188,9 +200,8 @@ def sum_kernel(
         mask = (o_p < parts)[:, None] & m_y[None, :]
         some = tl.load(sums + o_p[:, None] * (N * K) + o_y[None, :], mask=mask, other=0.0)
         acc += tl.sum(some, 0)
-    if bias is not None:
-        acc += tl.load(bias + o_y % K, mask=m_y, other=0.0).to(SUM)
-    tl.store(y + o_y, activate(acc, ACTIVATION).to(y.dtype.element_ty), mask=m_y)
+    shift = tl.load(bias + o_y % K, mask=m_y, other=0.0).to(SUM) if bias is not None else None
+    tl.store(y + o_y, finished(acc, shift, ACTIVATION).to(y.dtype.element_ty), mask=m_y)
 
 
 # Configurations -------------------------------------------------------------------------------------------------------
@@ -217,19 +228,20 @@ def y_boxable(problem: LinearProblem) -> bool:
     return problem.k * DTYPES[problem.dtype] % 16 == 0
 
 
-def fitted(tile: Tile, problem: LinearProblem, least_m: int) -> Tile:
+def fitted(tile: Tile, problem: LinearProblem, method: str) -> Tile:
     """The tile, no larger than the problem needs; a smaller one has more stages, and four warps at most.
 
     >>> from gpucnn.kernels.problem import parse
-    >>> fitted(Tile(128, 256, 64, 8, 3), parse("--op=linear --dtype=float16 mb20ic2048oc1000"), 64)
+    >>> fitted(Tile(128, 256, 64, 8, 3), parse("--op=linear --dtype=float16 mb20ic2048oc1000"), "boxes")
     Tile(block_m=128, block_n=32, block_k=64, num_warps=4, num_stages=3)
     """
     m, n = sides(problem)
-    block_m, block_n = min(tile.block_m, power_of_two(m, least_m)), min(tile.block_n, power_of_two(n, 16))
+    block_m, block_n = min(tile.block_m, power_of_two(m, LEAST_M[method])), min(tile.block_n, power_of_two(n, 16))
     block_k = min(tile.block_k, power_of_two(problem.c, 32))
-    stages = STAGED // ((block_m + block_n) * block_k * DTYPES[problem.dtype])
-    warps = tile.num_warps if block_m * block_n == tile.block_m * tile.block_n else min(tile.num_warps, WARPS)
-    return Tile(block_m, block_n, block_k, warps, max(tile.num_stages, min(stages, MOST_STAGES)))
+    if (block_m, block_n) == tile[:2]:
+        return tile._replace(block_k=block_k)
+    stages = min(STAGED // ((block_m + block_n) * block_k * DTYPES[problem.dtype]), MOST_STAGES[method])
+    return Tile(block_m, block_n, block_k, min(tile.num_warps, WARPS), max(tile.num_stages, stages))
 
 
 def holds(tile: Tile, problem: LinearProblem) -> bool:
@@ -289,7 +301,8 @@ def sum_type(problem: LinearProblem) -> str:
 
 def resident(tile: Tile, problem: LinearProblem) -> int:
     """How many programs a multiprocessor holds, by the shared memory of their stages and of what they store."""
-    elements = tile.num_stages * tile.block_k * (tile.block_m + tile.block_n) + tile.block_m * tile.block_n
+    stored = tile.block_m * min(tile.block_n, MOST_STORED)
+    elements = tile.num_stages * tile.block_k * (tile.block_m + tile.block_n) + stored
     return max(1, min(3, (228 << 10) // (elements * DTYPES[problem.dtype] + (2 << 10))))
 
 
@@ -330,7 +343,8 @@ def product_plan(problem: LinearProblem, config: dict[str, Any]) -> Plan:
         for name, rows, block in (("a", m, tile.block_m), ("b", n, tile.block_n)):
             boxes[name] = Box((rows, p.c), (p.c, 1), (block, tile.block_k))
         if parts == 1 and y_boxable(p):
-            block = (tile.block_n, tile.block_m) if first else (tile.block_m, tile.block_n)
+            half = min(tile.block_n, MOST_STORED)
+            block = (half, tile.block_m) if first else (tile.block_m, half)
             boxes["y"] = Box((p.n, p.k), (p.k, 1), block)
     arguments = {
         "M": m, "N": n, "C": p.c, "steps": steps(tile, p, parts),
@@ -338,6 +352,7 @@ def product_plan(problem: LinearProblem, config: dict[str, Any]) -> Plan:
         "BOXES": "a" in boxes, "Y_BOX": "y" in boxes, "W_FIRST": first, **epilogue(p, parts),
         "VECTOR": vector(p, p.c), "Y_VECTOR": y_vector, "PRECISION": config["precision"],
         "BLOCK_M": tile.block_m, "BLOCK_N": tile.block_n, "BLOCK_K": tile.block_k,
+        "HALF_N": min(tile.block_n, MOST_STORED),
     }  # fmt: skip
     factors = {"a": "w", "b": "x"} if first else {"a": "x", "b": "w"}
     grid = (min(count, multiprocessors() * resident(tile, p)),)
@@ -414,10 +429,10 @@ class TritonGemm(TritonStrategy):
             row = triton_gemm.arithmetic(p.dtype, precision)
             if boxable(p) and row in BOXED_TILES:
                 tiles = [tile for tile in BOXED_TILES[row] if y_boxable(p) or holds(tile, p)]
-                found += of("boxes", precision, [fitted(tile, p, LEAST_M) for tile in tiles])
+                found += of("boxes", precision, [fitted(tile, p, "boxes") for tile in tiles])
         for precision in precisions:
             row = triton_gemm.TILES[triton_gemm.arithmetic(p.dtype, precision)]
-            found += of("pointers", precision, [fitted(tile, p, 16) for tile in row if holds(tile, p)])
+            found += of("pointers", precision, [fitted(tile, p, "pointers") for tile in row if holds(tile, p)])
         default = found[0]
         if programs(tile_of(default), p) <= multiprocessors():
             found += [{**default, "parts": parts} for parts in (1, 2)]
