@@ -157,7 +157,7 @@ def gemm_kernel(
     tiles_m, tiles_n = (M + BLOCK_M - 1) // BLOCK_M, (N + BLOCK_N - 1) // BLOCK_N
     batch, tile = pid // (tiles_m * tiles_n), pid % (tiles_m * tiles_n)
     i, j = batch // inner, batch % inner
-    tile_m, tile_n = place(tile, tiles_m, tiles_n)
+    tile_m, tile_n = place(tile, tiles_m, tiles_n)  # pyright: ignore[reportGeneralTypeIssues]
     o_m = tile_m * BLOCK_M + tl.arange(0, BLOCK_M)
     o_n = tile_n * BLOCK_N + tl.arange(0, BLOCK_N)
 

@@ -6,6 +6,7 @@ On the host they run in Triton's interpreter; with a GPU (`make gpu`) natively.
 import dataclasses
 import importlib.util
 import itertools
+import math
 import sys
 from pathlib import Path
 
@@ -191,6 +192,29 @@ def test_boxes_need_a_gpu_of_their_architecture(monkeypatch):
     for capability, reasons in {(8, 0): ["It needs an sm_90 GPU, not an sm_80 one."], (9, 0): []}.items():
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda capability=capability: capability)
         assert TMA.unsupported(problem, "cuda") == reasons
+
+
+# Other GPUs have no such boxes: Triton would make loads of single elements of them.
+def test_linear_layers_have_boxes_on_sm_90_alone(monkeypatch):
+    problem = parse("--op=linear --dtype=float16 mb32ic64oc64")
+    for arch, first in {None: "boxes", "sm_80": "pointers", "sm_90": "boxes"}.items():
+        monkeypatch.setattr(sys.modules[type(LINEAR).__module__], "architecture", lambda arch=arch: arch)
+        methods = [config["method"] for config in LINEAR.configs(problem)]
+        assert methods[0] == first
+        assert set(methods) == {first, "pointers"}
+
+
+# Classifiers' heads: each is to read w once, and to give almost all multiprocessors some of it to read.
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("n", [1, 4, 16, 32])
+@pytest.mark.parametrize("sizes", ["ic1024oc1000", "ic2048oc1000", "ic4096oc4096", "ic9216oc4096", "ic25088oc4096"])
+def test_heads_occupy_the_gpu(sizes, n, dtype):
+    problem = parse(f"--op=linear --dtype={dtype} mb{n}{sizes}")
+    config = LINEAR.configs(problem)[0]
+    assert (config["method"] == "rows") == (n <= 4)
+    assert config["block_n"] >= n
+    product, *_ = LINEAR.steps(problem, **config)
+    assert math.prod(product.grid) >= 120
 
 
 # A plane that is read pixel by pixel is taken for one row; its columns have no stride of their own then.

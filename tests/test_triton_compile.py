@@ -104,10 +104,8 @@ gemm.triton_gemm --op=linear --dtype=float16 mb4096ic4096oc4096
 gemm.triton_gemm --op=linear --dtype=bfloat16 --bias --activation=gelu mb4096ic4096oc4096
 gemm.triton_gemm --op=linear --allow-tf32 mb4096ic4096oc4096
 gemm.triton_gemm --op=linear --allow-tf32 --bias --activation=tanh mb4096ic4096oc1001
-gemm.triton_gemm --op=linear mb4096ic4096oc4096
 gemm.triton_gemm --op=linear --bias --activation=silu mb256ic2048oc1000
-gemm.triton_gemm --op=linear --dtype=float64 mb256ic2048oc4096
-gemm.triton_gemm --op=linear --dtype=float64 --bias --activation=tanh mb256ic2048oc4096
+gemm.triton_gemm --op=linear --dtype=float64 --activation=tanh mb256ic2048oc4096
 gemm.triton_gemm --op=linear --dtype=float16 --activation=silu mb256ic2047oc4096
 gemm.triton_gemm --op=linear --dtype=float16 --bias mb32ic2048oc1000
 gemm.triton_gemm --op=linear --bias --activation=sigmoid mb65536ic65536oc10
@@ -134,7 +132,7 @@ rowwise.triton_softmax --op=softmax --dtype=bfloat16 16384x1000
 rowwise.triton_softmax --op=softmax --axis=1 8x1000x28x28
 gemm.triton_gemm --op=linear --dtype=float16 mb1ic25088oc4096
 gemm.triton_gemm --op=linear --dtype=float16 mb4096ic4096oc4096
-gemm.triton_gemm --op=linear --dtype=float64 mb256ic2048oc4096
+gemm.triton_gemm --op=linear --dtype=float64 --activation=tanh mb256ic2048oc4096
 """
 
 # Depthwise layers load single weights, and x for each filter column and input row 16 bytes at a time: so many loads.

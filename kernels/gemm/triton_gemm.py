@@ -163,7 +163,7 @@ def rows_kernel(
     p_w = w + row * C
     f = tl.load(p_w + o_step, mask=o_step < C, other=0.0)
     sums = ()
-    for _ in tl.static_range(N):
+    for _ in tl.static_range(N):  # pyright: ignore[reportGeneralTypeIssues]
         sums += (tl.full((BLOCK_M, 32), 0.0, SUM),)
     for step in range(steps):  # of which the next's w is under way; were it this one's, ptxas would load line by line
         o_k = o_step + step * BLOCK_K
@@ -172,13 +172,13 @@ def rows_kernel(
         o_next = o_k + BLOCK_K
         following = tl.load(p_w + o_next, mask=(o_next < C) & (step + 1 < steps), other=0.0)
         f, added = f.to(SUM), ()
-        for n in tl.static_range(N):
+        for n in tl.static_range(N):  # pyright: ignore[reportGeneralTypeIssues]
             g = tl.load(x + n * C + o_k, mask=o_k < C, other=0.0).to(SUM)
             added += (sums[n] + tl.sum(tl.sum(f * g, 3), 0),)
         sums, f = added, following
     m_y = o_m < K
     shift = tl.load(bias + o_m, mask=m_y, other=0.0).to(SUM) if bias is not None else None
-    for n in tl.static_range(N):
+    for n in tl.static_range(N):  # pyright: ignore[reportGeneralTypeIssues]
         total = finished(tl.sum(sums[n], 1), shift, ACTIVATION)  # [BLOCK_M]
         o_y = n * K + o_m
         if PARTS:
@@ -321,16 +321,13 @@ def epilogue(problem: LinearProblem, parts: int) -> dict[str, Any]:
     return {**last, "PARTS": parts > 1, "SUM": getattr(tl, sum_type(problem)), "WIDE": wide(problem)}
 
 
-def arrays(problem: LinearProblem, parts: int, **renamed: str) -> dict[str, dict[str, str]]:
-    """`pointers` and `renamed` of a plan that reads x and w, by the names of its parameters."""
+def arrays(problem: LinearProblem, parts: int, factors: dict[str, str]) -> tuple[dict[str, str], dict[str, str]]:
+    """`pointers` and `renamed` of a plan that reads x and w by the names of its parameters, `factors`."""
     p = problem
     if parts > 1:
-        return {
-            "pointers": {**dict.fromkeys(renamed, p.dtype), "y": sum_type(p)},
-            "renamed": {**renamed, "y": "sums"},
-        }
-    names = {**renamed, "y": "y", **({"bias": "b"} if p.bias else {})}
-    return {"pointers": dict.fromkeys(names, p.dtype), "renamed": names}
+        return {**dict.fromkeys(factors, p.dtype), "y": sum_type(p)}, {**factors, "y": "sums"}
+    names = {**factors, "y": "y", **({"bias": "b"} if p.bias else {})}
+    return dict.fromkeys(names, p.dtype), names
 
 
 def product_plan(problem: LinearProblem, config: dict[str, Any]) -> Plan:
@@ -354,12 +351,10 @@ def product_plan(problem: LinearProblem, config: dict[str, Any]) -> Plan:
         "BLOCK_M": tile.block_m, "BLOCK_N": tile.block_n, "BLOCK_K": tile.block_k,
         "HALF_N": min(tile.block_n, MOST_STORED),
     }  # fmt: skip
-    factors = {"a": "w", "b": "x"} if first else {"a": "x", "b": "w"}
+    reads, renamed = arrays(p, parts, {"a": "w", "b": "x"} if first else {"a": "x", "b": "w"})
     grid = (min(count, multiprocessors() * resident(tile, p)),)
-    return Plan(
-        product_kernel, grid, **arrays(p, parts, **factors), arguments=arguments, num_warps=tile.num_warps,
-        num_stages=tile.num_stages, stage="product", boxes=boxes,
-    )  # fmt: skip
+    warps, stages = tile.num_warps, tile.num_stages
+    return Plan(product_kernel, grid, reads, arguments, warps, stages, "product", renamed, boxes)
 
 
 def rows_plan(problem: LinearProblem, config: dict[str, Any]) -> Plan:
@@ -369,10 +364,9 @@ def rows_plan(problem: LinearProblem, config: dict[str, Any]) -> Plan:
         "N": p.n, "C": p.c, "K": p.k, "steps": steps(tile, p, parts), **epilogue(p, parts), "VECTOR": vector(p, p.c),
         "BLOCK_M": tile.block_m, "BLOCK_K": tile.block_k,
     }  # fmt: skip
-    return Plan(
-        rows_kernel, (programs(tile, p), parts), **arrays(p, parts, x="x", w="w"), arguments=arguments,
-        num_warps=tile.num_warps, stage="product",
-    )  # fmt: skip
+    reads, renamed = arrays(p, parts, {"x": "x", "w": "w"})
+    grid = (programs(tile, p), parts)
+    return Plan(rows_kernel, grid, reads, arguments, tile.num_warps, stage="product", renamed=renamed)
 
 
 def sum_plan(problem: LinearProblem, parts: int) -> Plan:
