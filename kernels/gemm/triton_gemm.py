@@ -89,8 +89,8 @@ def product_kernel(
 ):  # fmt: skip
     """a (M,C) @ b (N,C).T; a is w and y's columns are the rows where W_FIRST.  A part has `steps` steps of BLOCK_K."""
     C = C // VECTOR * VECTOR
-    for program in tl.range(tl.program_id(0), programs, tl.num_programs(0), flatten=True):
-        tile_m, tile_n = place(program % (tiles_m * tiles_n), tiles_m, tiles_n)
+    for program in tl.range(tl.program_id(0), programs, tl.num_programs(0), flatten=True):  # pyright: ignore[reportGeneralTypeIssues]
+        tile_m, tile_n = place(program % (tiles_m * tiles_n), tiles_m, tiles_n)  # pyright: ignore[reportGeneralTypeIssues]
         part = program // (tiles_m * tiles_n)
         m0, n0 = tile_m * BLOCK_M, tile_n * BLOCK_N
         o_m, o_n = m0 + tl.arange(0, BLOCK_M), n0 + tl.arange(0, BLOCK_N)
