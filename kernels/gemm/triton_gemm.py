@@ -15,7 +15,7 @@ In the first two as many programs as fit on the GPU take tiles in turn, so that 
 while one is stored; tiles that meet the same rows of x follow each other, from L2 (`triton_gemm.place`).  Where there
 are too few tiles for all multiprocessors, C is cut into `parts`: stage "product" then writes sums of parts to a
 workspace in the sums' dtype, and "sum" adds them up, in an order that does not change, with bias and activation.
-`costs` chooses tile and parts by the bytes that the busiest multiprocessor loads.
+`cost` chooses tile and parts by the bytes that the busiest multiprocessor loads.
 
 Arithmetic: 16-bit and TF32 on tensor cores with float32 sums; strict float32 as three products of TF32 numbers where C
 is long enough for their error (`triton_gemm.precisions`), else, and in rows, on FMA units; float64.
@@ -60,14 +60,16 @@ BOXED_TILES = {
 BOXED_ARCHS = ("sm_90",)
 LEAST_M = {"boxes": 64, "pointers": 16}  # rows of a warp group's product, and of a warp's
 LEAST_K = 64  # with fewer columns of y, and more rows, x's are the rows of the product
-STAGED = 64 << 10  # bytes of tiles under way, at least, of which small ones take more stages
+STAGED = 96 << 10  # bytes of tiles under way, at least, of which small ones take more stages
 MOST_STAGES = {"boxes": 8, "pointers": 6}
 MOST_STORED = 128  # columns of a tile that are stored at once by boxes, for their shared memory's sake
 WARPS = 4  # of a tile that is cut
 MOST_N = 4  # that `rows` computes
 LOADS = 4  # of 16 bytes of w that a thread of `rows` has under way; more of narrower ones
 MOST_LOADS = 16
-SUM_STAGE = 128 << 10  # bytes that a multiprocessor would load while the second stage is launched: an estimate
+# Estimates: bytes that a multiprocessor loads at its best while a step waits for memory, and while a second stage runs.
+LATENCY = 32 << 10
+SUM_STAGE = 128 << 10
 SUMMED = tl.constexpr(8)  # parts that are loaded at once
 SUM_BLOCK = 512  # elements of y that a program of the second stage adds up
 
@@ -277,10 +279,10 @@ def steps(tile: Tile, problem: LinearProblem, parts: int) -> int:
 
 
 def cost(tile: Tile, problem: LinearProblem, parts: int) -> int:
-    """Bytes that the busiest multiprocessor loads, and those that it would load while a second stage takes its time."""
+    """Bytes that the busiest multiprocessor loads, and those that it would load while it waits for steps or a stage."""
     p, most = problem, multiprocessors()
-    step = (tile.block_m + tile.block_n) * tile.block_k * DTYPES[p.dtype]
-    loaded = cdiv(programs(tile, p) * parts, most) * steps(tile, p, parts) * step
+    step = cdiv(programs(tile, p) * parts, most) * (tile.block_m + tile.block_n) * tile.block_k * DTYPES[p.dtype]
+    loaded = steps(tile, p, parts) * max(step, LATENCY // max(1, tile.num_stages - 1))
     return loaded + (SUM_STAGE + 2 * parts * p.n * p.k * DTYPES[sum_type(p)] // most if parts > 1 else 0)
 
 
