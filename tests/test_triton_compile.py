@@ -112,6 +112,7 @@ gemm.triton_gemm --op=linear --bias --activation=sigmoid mb65536ic65536oc10
 gemm.triton_gemm --op=linear --dtype=float16 mb1ic25088oc4096
 gemm.triton_gemm --op=linear --bias --activation=tanh mb4ic2049oc1000
 gemm.triton_gemm --op=linear --dtype=float64 --bias --activation=tanh mb4ic4096oc10
+gemm.triton_gemm --op=linear --dtype=bfloat16 mb2ic65536oc65536
 """
 
 # Where all of x, or of a stage of products, is to be loaded 16 bytes at a time, in the default configuration, if not by

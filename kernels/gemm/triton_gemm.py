@@ -5,11 +5,12 @@ of the product: they are w's, and a tile of y is transposed as it is stored, but
 is a narrow tile, as narrow as 16, beside rows that tensor cores fill.  Three methods, a configuration's `method`:
 
     boxes     Hopper's memory accelerator loads tiles of x and w, and warp groups multiply them in shared memory.
-              For sm_90, float32 (by TF32), float16 and bfloat16, and rows of x and w in multiples of 16 bytes.
+              For sm_90, where Triton has descriptors (elsewhere it makes loads of single elements of them), float32 by
+              TF32, float16 and bfloat16, and rows of x and w in multiples of 16 bytes.
     pointers  the same loop with addresses and masks, loaded by asynchronous copies as wide as C allows: any dtype,
               any GPU.  Where a tile hangs over, its last rows are the array's last row once more.
-    rows      for N <= 4: no tensor core.  Threads hold x's and w's vectors in registers, multiply, and add up BLOCK_M
-              rows of w at once.
+    rows      for N <= 4: no tensor core.  A warp multiplies a row of w by all of x in registers, and a step's loads of w
+              are under way while the one before is multiplied.
 
 In the first two as many programs as fit on the GPU take tiles in turn, so that the next tile's loads are under way
 while one is stored; tiles that meet the same rows of x follow each other, from L2 (`triton_gemm.place`).  Where there
@@ -23,7 +24,7 @@ FLOPs: 2NCK, times the waste of tiles that hang over: at N = 16 or less a produc
 Bytes: w, x, b and y once where one tile holds all of N; else w once per tile of N, from L2.  Parts are written and read
 on top of these: 8 bytes for each element of y and part, in float32.
 Limits: the bytes of w at a small N; tensor cores at a large one.  Where 16 bytes do not divide C, loads are narrower,
-and in 16-bit dtypes with an odd C they are of single elements.
+and in 16-bit dtypes with an odd C they are of single elements.  On the host, Triton encodes descriptors at every launch.
 """
 
 from __future__ import annotations
@@ -155,7 +156,7 @@ def rows_kernel(
     o_m = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     row = tl.minimum(o_m, K - 1)[None, :, None, None]
     if WIDE:
-        row = row.to(tl.int64)
+        C, K = C.to(tl.int64), K.to(tl.int64)
     lane = tl.arange(0, 32)[None, None, :, None] * VECTOR + tl.arange(0, VECTOR)[None, None, None, :]
     o_step = tl.arange(0, LINES)[:, None, None, None] * (32 * VECTOR) + lane  # [LINES, 1, 32, VECTOR]
     o_step = tl.broadcast_to(o_step, (LINES, BLOCK_M, 32, VECTOR))
