@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from . import emulator
-from .arrays import span
+from .arrays import has_gpu, span
 from .emulator import CompileError
 from .problem import PADDING_MODES, ConvProblem
 from .source import declaration, inlined, masked
@@ -43,8 +43,8 @@ _NULL = np.uint64(0)
 def source_text(source: str, name: str) -> str:
     """The text that is compiled for kernel `name` of a `.cu` file: CUDA's headers of the types it names, then the file.
 
-    >>> source_text("rowwise/cupy_softmax.cu", "softmax_columns<__half, false>").splitlines()[:2]
-    ['#include <cuda_fp16.h>', '#line 1 "rowwise/cupy_softmax.cu"']
+    >>> source_text("pool/cupy_max_pool.cu", "max_pool2d<__half, false, false>").splitlines()[:2]
+    ['#include <cuda_fp16.h>', '#line 1 "pool/cupy_max_pool.cu"']
     """
     headers = [f"#include <{header}>\n" for c_type, header in _TYPE_HEADERS.items() if c_type in name]
     return "".join(headers) + inlined((_ROOT / source).read_text(), source, [_ROOT / "include", _ROOT])
@@ -235,6 +235,12 @@ def _current_gpu() -> int:
     return cupy.cuda.Device().id
 
 
+def _compute_capability() -> str:
+    import cupy
+
+    return cupy.cuda.Device().compute_capability
+
+
 @cache
 def _function(text: str, name: str, device: int) -> Any:
     """The kernel compiled for a device, which is current; CuPy keeps what it compiled on disk, too."""
@@ -271,6 +277,8 @@ class CudaStrategy(StagedStrategy):
             header_directory()
         except RuntimeError as error:
             return [str(error)]
+        if self.archs and has_gpu():
+            return self.foreign(f"sm_{_compute_capability()}")
         return []
 
     def kernels(self, problem: Any, **config: Any) -> list[Kernel]:

@@ -22,7 +22,15 @@ ORDER = {
             "triton_implicit_gemm",
         ),
         "pool": ("torch", "cupy_max_pool", "triton_max_pool", "triton_avg_pool"),
-        "rowwise": ("torch", "cupy_softmax", "triton_softmax"),
+        "rowwise": (
+            "torch",
+            "cupy_softmax_warp",
+            "cupy_softmax_block",
+            "cupy_softmax_cluster",
+            "cupy_softmax_online",
+            "cupy_cross_entropy",
+            "triton_softmax",
+        ),
         "gemm": ("torch", "triton_gemm"),
     },
     "cpu": {

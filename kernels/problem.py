@@ -734,8 +734,8 @@ class SoftmaxProblem(_Rows):
         return self.replace(dims=(size, *self.dims[1:])) if self.axis else self
 
     def lead(self) -> int:
-        """Elements from a row of x to the next, where the axis is the last one."""
-        return self.row_stride or self.dims[-1]
+        """Elements from a row of x to the next, where none of the axes behind its own has more than one."""
+        return self.row_stride or self.dims[self.axis]
 
     def inputs(self) -> dict[str, Shape]:
         return {"x": self.dims}

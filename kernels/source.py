@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 _INCLUDE = re.compile(r'\s*#\s*include\s+[<"](.+?)[>"]')
-_BOUNDS = r"(?:__launch_bounds__\s*\((?:[^()]|\([^()]*\))*\)\s*)?"
-_KERNEL = rf"\b__global__\s+{_BOUNDS}(?:static\s+)?void\s+{_BOUNDS}"
+_ATTRIBUTES = r"((?:__(?:launch_bounds|cluster_dims|maxnreg)__\s*\((?:[^()]|\([^()]*\))*\)\s*)*)"
+_KERNEL = rf"\b__global__\s+{_ATTRIBUTES}(?:static\s+)?void\s+{_ATTRIBUTES}"
 _UNREAD = re.compile(r'//[^\n]*|/\*.*?\*/|"(?:[^"\\\n]|\\.)*"|(?<!\w)\'(?:[^\'\\\n]|\\.)+\'', re.DOTALL)
 
 
@@ -79,9 +80,9 @@ def kernels(text: str) -> list[str]:
     ['a::b::k']
     """
     text, found = masked(text), []
-    for match in re.finditer(rf"{_KERNEL}(\w+)\s*\(", text):
+    for match in re.finditer(rf"{_KERNEL}(?P<name>\w+)\s*\(", text):
         head = re.split(r"[;}]", text[: match.start()])[-1]
-        name = "::".join([*_namespaces(text[: match.start()]), match[1]])
+        name = "::".join([*_namespaces(text[: match.start()]), match["name"]])
         if not re.search(r"\btemplate\b", head) and name not in found:
             found.append(name)
     return found
@@ -104,11 +105,40 @@ def declaration(text: str, kernel: str) -> tuple[list[str], list[str]] | None:
     >>> declaration("template <typename T, int N> __global__ void scale(const T* x, float by)", "scale")
     (['typename T', 'int N'], ['const T* x', 'float by'])
     """
-    found = re.search(rf"(?:template\s*<([^<>]*)>\s*)?{_KERNEL}{kernel}\s*\(([^()]*)\)", masked(text))
+    pattern = rf"(?:template\s*<(?P<templates>[^<>]*)>\s*)?{_KERNEL}{kernel}\s*\((?P<parameters>[^()]*)\)"
+    found = re.search(pattern, masked(text))
     if found is None:
         return None
-    templates, parameters = ((found[group] or "").split(",") for group in (1, 2))
+    templates, parameters = ((found[group] or "").split(",") for group in ("templates", "parameters"))
     return [one.strip() for one in templates if one.strip()], [one.strip() for one in parameters if one.strip()]
+
+
+@dataclass(frozen=True)
+class Clusters:
+    """What a kernel says of its clusters.
+
+    kernel     its name, with its namespaces
+    templates  its template parameters, as it declares them; "" where it is no template
+    sizes      what __cluster_dims__ has in its parentheses
+    """
+
+    kernel: str
+    templates: str
+    sizes: str
+
+
+def clusters(text: str) -> list[Clusters]:
+    """Those of every kernel that has __cluster_dims__, which stands behind __global__, before or behind `void`.
+
+    >>> clusters("template <int N> __global__ void __cluster_dims__(N, 1, 1) k(int* x) {}")
+    [Clusters(kernel='k', templates='int N', sizes='N, 1, 1')]
+    """
+    text, found = masked(text), []
+    for match in re.finditer(rf"(?:template\s*<(?P<templates>[^<>]*)>\s*)?{_KERNEL}(?P<name>\w+)\s*\(", text):
+        if sizes := re.search(r"__cluster_dims__\s*\(((?:[^()]|\([^()]*\))*)\)", match[2] + match[3]):
+            name = "::".join([*_namespaces(text[: match.start()]), match["name"]])
+            found.append(Clusters(name, match["templates"] or "", sizes[1]))
+    return found
 
 
 def parameter_names(text: str, kernel: str) -> list[str]:

@@ -88,4 +88,11 @@ def grids_of(strategy: Strategy) -> list[Grid]:
 NUMBERS = ("float64", "float32", "float16")
 LIMITED: dict[str, Space] = {
     "numpy": {"dtype": NUMBERS, "out_dtype": (None, *NUMBERS)},  # which has no bfloat16
+    "cupy_softmax_cluster": {
+        "outer": ((), (1,), (3,), (2, 2)),
+        "length": (4096, 4097, 4103, 5000, 8191, 9000),
+        "inner": ((), (), (1,)),
+    },
+    "cupy_softmax_warp": {"length": LENGTHS[: LENGTHS.index(1024) + 1], "inner": ((), (1,))},
+    "cupy_softmax_block": {"only": (lambda problem: last_axis(problem) or problem.rows()[1] <= 2048,)},
 }

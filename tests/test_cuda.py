@@ -32,8 +32,8 @@ from gpucnn.kernels.conv.cupy_im2col_gemm import cuts, needs_columns, needs_epil
 from gpucnn.kernels.cuda import Kernel
 from gpucnn.kernels.emulator import NotSupportedError, RawModule, build, configure, cublas, cufft, missing
 from gpucnn.kernels.pool import cupy_max_pool
-from gpucnn.kernels.problem import ConvProblem, parse
-from gpucnn.kernels.rowwise import cupy_softmax
+from gpucnn.kernels.problem import DTYPES, ConvProblem, parse
+from gpucnn.kernels.rowwise import cupy_cross_entropy, cupy_softmax_block, cupy_softmax_online, cupy_softmax_warp
 from gpucnn.kernels.source import inlined
 from gpucnn.kernels.strategy import StagedStrategy, find
 from gpucnn.reference import conv2d
@@ -168,10 +168,15 @@ PROBLEMS = [
     (cupy_max_pool.strategy, "--op=max_pool2d --return-indices mb2ic3ih9kh3sh2ph1"),
     (cupy_max_pool.strategy, "--op=max_pool2d --layout=channels_last mb2ic3ih9kh3sh2ph1"),
     (cupy_max_pool.strategy, "--op=adaptive_max_pool2d mb1ic3ih9oh4"),
-    (cupy_softmax.strategy, "--op=softmax --axis=1 5x7"),
-    (cupy_softmax.strategy, "--op=log_softmax --axis=1 5x300"),
-    (cupy_softmax.strategy, "--op=softmax --axis=1 5x20000"),
-    (cupy_softmax.strategy, "--op=softmax --axis=1 5x7x11"),
+    (cupy_softmax_warp.strategy, "--op=softmax --axis=1 5x7"),
+    (cupy_softmax_warp.strategy, "--op=log_softmax --axis=1 --row-stride=301 5x300"),
+    (cupy_softmax_block.strategy, "--op=softmax --axis=1 5x40000"),
+    (cupy_softmax_block.strategy, "--op=softmax --axis=1 5x7x11"),
+    (cupy_softmax_online.strategy, "--op=log_softmax --axis=1 --out-dtype=float16 5x20000"),
+    (cupy_softmax_online.strategy, "--op=softmax --axis=1 5x7x11"),
+    (cupy_cross_entropy.strategy, "--op=cross_entropy 5x7"),
+    (cupy_cross_entropy.strategy, "--op=cross_entropy --reduction=none 1x40000"),
+    (cupy_cross_entropy.strategy, "--op=cross_entropy --reduction=sum 5x7x11"),
 ]
 
 
@@ -183,7 +188,8 @@ def test_a_kernel_is_given_what_it_declares(strategy: cuda.CudaStrategy, line: s
         declared = cuda.parameters(text, kernel.name)
         pointers = {name for name, c_type in declared.items() if isinstance(c_type, str)}
         own = {"columns", "sums"} if strategy is cupy_im2col_gemm.strategy else strategy.workspace(problem).keys()
-        assert pointers <= {*problem.inputs(), *problem.outputs(), *strategy.null, "b", *own}
+        arrays = {kernel.arrays()[name] for name in pointers}
+        assert arrays <= {*problem.inputs(), *problem.outputs(), *strategy.null, "b", *own}
         kernel.binder()
 
 
@@ -204,8 +210,10 @@ def test_a_launch_takes_the_arrays_in_the_problems_order(
     assert len(launched) == len(strategy.kernels(problem))
     for given in launched:
         for name, array in given.items():
-            assert array == name or (name, array) in {("b", None), ("indices", None), ("sums", "y")}
-    assert set().union(*launched) >= {*problem.outputs(), *({"b"} & problem.inputs().keys())}
+            renamed = {("b", None), ("indices", None), ("sums", "y"), ("partial", None), ("loss", "y")}
+            assert array == name or (name, array) in renamed
+    taken = set().union(*launched, *(given.values() for given in launched))
+    assert taken >= {*problem.outputs(), *({"b"} & problem.inputs().keys())}
 
 
 # cupy_direct ----------------------------------------------------------------------------------------------------------
@@ -952,7 +960,7 @@ def test_the_workspace_has_cuffts_own_work_area_where_a_gpu_can_tell(monkeypatch
     assert len(set(asked)) == len(asked) == 1 + 2 * len(set(images))
 
 
-# cupy_max_pool and cupy_softmax ---------------------------------------------------------------------------------------
+# cupy_max_pool -------------------------------------------------------------------------------------------------------
 
 
 # Runs of one output, of fewer than a warp, of more than a block; more runs than a grid has rows of blocks.
@@ -977,25 +985,232 @@ def test_a_pooling_grid_reaches_every_output(line: str) -> None:
     assert kernel.block[0] * kernel.block[1] == cupy_max_pool.THREADS
 
 
+# cupy_softmax_* and cupy_cross_entropy -------------------------------------------------------------------------------
+
+
 # Both sides of every border between one kernel, or number of items, and the next.
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("length", [1, 32, 33, 128, 129, 256, 257, 2048, 4096, 4097, 8192, 8193, 16384, 16385])
-def test_a_softmax_rows_registers_hold_the_row(length: int, dtype: str) -> None:
-    (kernel,) = cupy_softmax.strategy.kernels(parse(f"--op=softmax --axis=1 --dtype={dtype} 5x{length}"))
-    name, *_, threads, items = kernel.name.replace(">", "").replace("<", ", ").split(", ")
-    if length <= (16384 if dtype == "float32" else 8192):
-        assert name == "softmax_rows"
-        assert int(threads) * int(items) >= length > int(threads) * int(items) // 2 or length <= int(threads)
-        assert kernel.grid[0] * kernel.block[1] >= 5
-    else:
-        assert name == "softmax_stream"
+@pytest.mark.parametrize("dtype", ["float32", "float16", "float64"])
+@pytest.mark.parametrize(
+    "length", [1, 8, 9, 32, 33, 64, 65, 128, 129, 256, 257, 512, 513, 1024, 8192, 8193, 16384, 16385, 30720, 32769]
+)
+def test_registers_and_shared_memory_hold_a_row(length: int, dtype: str) -> None:
+    problem = parse(f"--op=softmax --axis=1 --dtype={dtype} 5x{length}")
+    v, itemsize = 16 // DTYPES[dtype], DTYPES[dtype]
+    if length <= 1024:
+        for config in cupy_softmax_warp.strategy.configs(problem):
+            (kernel,) = cupy_softmax_warp.strategy.kernels(problem, **config)
+            held = config["lanes"] * config["values"]
+            assert held // v >= length // v
+            assert config["lanes"] > 1 or held >= length
+            rows = kernel.block[0] // config["lanes"] * kernel.scalars.get("each", 1)
+            assert kernel.grid[0] * rows >= 5 > (kernel.grid[0] - 1) * rows
+            if config["lanes"] == 1:
+                assert kernel.shared_bytes == rows * length * itemsize
+    for config in cupy_softmax_block.strategy.configs(problem):
+        (kernel,) = cupy_softmax_block.strategy.kernels(problem, **config)
+        held = kernel.block[0] * config["values"] // v + kernel.shared_bytes // 16
+        assert held >= length // v
         assert kernel.grid == (5,)
+        assert ("true" in kernel.name) == (kernel.shared_bytes > 0)
 
 
-def test_softmax_folds_the_axes_around_its_own() -> None:
-    (kernel,) = cupy_softmax.strategy.kernels(parse("--op=softmax --axis=1 2x21x5x7"))
-    assert kernel.scalars == {"columns": 70, "length": 21, "inner": 35}
-    assert kernel.grid[0] * 32 >= 70
+# Narrow and wide, short and long, in vectors and not.
+@pytest.mark.parametrize("dims", ["2x21x64", "2x21x5x7", "1x1000x8", "3x2048x9", "2x3x40000", "1x2048x1024"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float64"])
+def test_tiles_hold_every_column_once(dims: str, dtype: str) -> None:
+    problem = parse(f"--op=softmax --axis=1 --dtype={dtype} {dims}")
+    outer, length, inner = problem.rows()
+    for config in cupy_softmax_block.strategy.configs(problem):
+        (kernel,) = cupy_softmax_block.strategy.kernels(problem, **config)
+        columns, items = (int(word) for word in kernel.name.rstrip(">").split(", ")[-2:])
+        lanes, threads = kernel.scalars["lanes"], kernel.block[0]
+        assert inner % columns == 0
+        assert lanes & lanes - 1 == 0
+        assert threads % 32 == 0 < threads <= 1024
+        assert threads // lanes * items >= length
+        assert kernel.grid[0] * lanes * columns >= outer * inner > (kernel.grid[0] - 1) * lanes * columns
+
+
+# A few long rows, many, columns; more groups than there may be launches.
+@pytest.mark.parametrize(
+    "dims", ["8x4194304", "16384x131072", "2x3", "2x100000x40", "4x1000x56x56", "1x5000000x3", "200000x300000"]
+)
+def test_launches_take_every_row_twice(dims: str) -> None:
+    """Statistics first, results in a later launch; each part of each row is a block of both."""
+    problem = parse(f"--op=softmax --axis=1 {dims}")
+    cut = cupy_softmax_online.cut(problem, cupy_softmax_online.GROUP_BYTES)
+    assert (cut.parts - 1) * cut.chunk < problem.rows()[1] <= cut.parts * cut.chunk < 2**31 or cut.chunk < 2**28
+    read = written = 0
+    for kernel in cupy_softmax_online.strategy.kernels(problem):
+        work = kernel.scalars["work"]
+        blocks = kernel.grid[0] // cut.parts
+        assert work["write_first"] == written
+        assert written + work["write_count"] <= read  # by the launches before
+        assert work["read_first"] == read
+        written += work["write_count"]
+        read += blocks - work["write_count"]
+    assert read == written == cut.slots
+    assert cut.slots * cut.lanes * cut.columns >= problem.rows()[0] * problem.rows()[2]
+
+
+def test_a_few_long_rows_fill_a_gpu() -> None:
+    for line in ("8x4194304", "1x1000000", "--axis=1 1x1000000x8"):
+        kernels = cupy_softmax_online.strategy.kernels(parse(f"--op=softmax {line}"))
+        assert min(kernel.grid[0] for kernel in kernels) >= 100, line
+    assert cupy_cross_entropy.strategy.kernels(parse("--op=cross_entropy 2x1000000"))[0].grid[0] >= 100
+
+
+# Threads, lanes and blocks for a row, x in its own alignment and not; rows and columns in one part and in several, in one
+# group and in several; vectors of columns and not; an extension in shared memory.
+SOFTMAXES = [
+    (cupy_softmax_warp.strategy, "--op=softmax 301x7"),
+    (cupy_softmax_warp.strategy, "--op=log_softmax --row-stride=35 --out-dtype=float16 70x31"),
+    (cupy_softmax_warp.strategy, "--op=softmax --dtype=float16 --row-stride=61 9x53"),
+    (cupy_softmax_warp.strategy, "--op=log_softmax --dtype=bfloat16 --out-dtype=float32 --row-stride=258 5x257"),
+    (cupy_softmax_warp.strategy, "--op=softmax --dtype=float64 --row-stride=1024 3x1023"),
+    (cupy_softmax_block.strategy, "--op=softmax --row-stride=1026 3x1025"),
+    (cupy_softmax_block.strategy, "--op=log_softmax --row-stride=33795 2x33793"),
+    (cupy_softmax_block.strategy, "--op=softmax --dtype=float16 1x40001"),
+    (cupy_softmax_block.strategy, "--op=softmax --dtype=float64 --out-dtype=bfloat16 --row-stride=20003 1x20001"),
+    (cupy_softmax_block.strategy, "--op=softmax --axis=1 2x37x40"),
+    (cupy_softmax_block.strategy, "--op=log_softmax --axis=1 --dtype=float16 --out-dtype=float32 3x700x9"),
+    (cupy_softmax_online.strategy, "--op=softmax --row-stride=30003 2x30001"),
+    (cupy_softmax_online.strategy, "--op=log_softmax --dtype=float16 1x70001"),
+    (cupy_softmax_online.strategy, "--op=softmax --axis=1 1x3000x20"),
+    (cupy_softmax_online.strategy, "--op=log_softmax --axis=1 --dtype=bfloat16 2x1500x7"),
+]
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("strategy", "problem", "config"),
+    [
+        pytest.param(strategy, problem, config, id=f"{strategy.name} {problem} {config}")
+        for strategy, problem in ((strategy, parse(line)) for strategy, line in SOFTMAXES)
+        for config in strategy.configs(problem)
+    ],
+)
+def test_every_softmax_is_right(strategy: cuda.CudaStrategy, problem: Any, config: dict[str, Any]) -> None:
+    assert judged(strategy, problem, **config) == ""
+
+
+@needs_compiler
+@pytest.mark.parametrize("line", ["7x40000", "--axis=1 3x900x70"])
+def test_groups_of_rows_are_right(line: str) -> None:
+    problem = parse(f"--op=softmax {line}")
+    assert len(cupy_softmax_online.strategy.kernels(problem, group_bytes=1 << 18)) > 3
+    assert judged(cupy_softmax_online.strategy, problem, group_bytes=1 << 18) == ""
+
+
+LOSSES = [
+    "--dtype=float16 300x10",
+    "--reduction=sum 70x65",
+    "--reduction=none 3x3000",
+    "2x40001",
+    "2x21x40",
+    "1x3000x9",
+]
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("problem", "config"),
+    [
+        pytest.param(problem, config, id=f"{problem} {config}")
+        for problem in (parse(f"--op=cross_entropy {line}") for line in LOSSES)
+        for config in cupy_cross_entropy.strategy.configs(problem)
+    ],
+)
+def test_every_loss_is_right(problem: Any, config: dict[str, Any]) -> None:
+    assert judged(cupy_cross_entropy.strategy, problem, **config) == ""
+
+
+# By row: nothing but -inf; +inf; NaN; -inf before the last element, whose share is exactly 1; and before the first.
+@needs_compiler
+@pytest.mark.parametrize("op", ["softmax", "log_softmax"])
+@pytest.mark.parametrize(
+    ("strategy", "line"),
+    [
+        (cupy_softmax_warp.strategy, "5x11"),
+        (cupy_softmax_warp.strategy, "5x333"),
+        (cupy_softmax_block.strategy, "5x3001"),
+        (cupy_softmax_block.strategy, "--dtype=float16 5x40001"),
+        (cupy_softmax_block.strategy, "--axis=0 300x5"),
+        (cupy_softmax_online.strategy, "5x20001"),
+        (cupy_softmax_online.strategy, "--axis=0 3000x5"),
+    ],
+    ids=lambda value: getattr(value, "name", value),
+)
+def test_softmax_of_nan_and_infinity(strategy: cuda.CudaStrategy, line: str, op: str) -> None:
+    problem = parse(f"--op={op} {line}")
+    x = np.zeros(problem.dims, problem.dtype)
+    rows = np.moveaxis(x, problem.axis, -1)
+    rows[:] = -np.inf
+    rows[1, 3], rows[2, 3], rows[3, -1], rows[4, 0] = np.inf, np.nan, 7, 7
+    given = Oracle(problem, Inputs("special values", {"x": x}, exact=False), np.arange(problem.dims[0]))
+    assert judged(strategy, problem, given) == ""
+
+
+# Rows as above, then targets that are ignored, that are no class on either side, and the first and the last class.
+@needs_compiler
+@pytest.mark.parametrize("dims", ["9x11", "9x300", "9x20001", "1x11x9", "1x3000x9"])
+def test_losses_of_nan_infinity_and_no_class(dims: str) -> None:
+    problem = parse(f"--op=cross_entropy --reduction=none {dims}")
+    classes = problem.dims[1]
+    x = np.random.default_rng(0).normal(size=problem.dims).astype(np.float32)
+    rows = np.moveaxis(x, 1, -1).reshape(9, classes)
+    rows[0], rows[1, 3], rows[2, 3], rows[3, :-1] = -np.inf, np.inf, np.nan, -np.inf
+    np.moveaxis(x, 1, -1)[...] = rows.reshape(np.moveaxis(x, 1, -1).shape)
+    target = np.array([1, 1, 1, classes - 1, -100, -1, classes, 0, classes - 1])
+    launch = cupy_cross_entropy.strategy.prepare(problem, "cpu")
+    (y,) = launch([x, target.reshape(problem.inputs()["target"])], [np.full(problem.outputs()["y"], 9, np.float32)])
+    loss = y.ravel()
+    assert np.isnan(loss[[0, 1, 2, 5, 6]]).all()
+    assert loss[3:5].tolist() == [0, 0]
+    with np.errstate(all="ignore"):
+        expected = np.log(np.exp(rows[7:].astype(float)).sum(1)) - rows[[7, 8], [0, -1]]
+    np.testing.assert_allclose(loss[7:], expected, rtol=1e-5)
+
+
+@needs_compiler
+@pytest.mark.parametrize("rows", [0, 3, 10000])
+def test_the_mean_leaves_ignored_rows_out(rows: int) -> None:
+    """As PyTorch: the mean of no losses is NaN, their sum 0."""
+    x = np.random.default_rng(0).normal(size=(rows, 5)).astype(np.float32)
+    target = np.arange(rows) % 5
+    target[target == 3] = -100
+    counted = target >= 0
+    losses = np.log(np.exp(x.astype(float)).sum(1)) - x[np.arange(rows), target.clip(0)]
+    total = losses[counted].sum()
+    for reduction, expected in (("sum", total), ("mean", total / counted.sum() if rows else np.nan)):
+        problem = parse(f"--op=cross_entropy --reduction={reduction} {rows}x5")
+        (y,) = cupy_cross_entropy.strategy.prepare(problem, "cpu")([x, target], [np.zeros(1, np.float32)])
+        np.testing.assert_allclose(y, [expected], rtol=1e-5)
+
+
+# Behind 2**31 elements of zeros, a row whose result is known: of the last blocks alone.
+@needs_compiler
+@pytest.mark.parametrize(
+    ("strategy", "dims", "options"),
+    [
+        (cupy_softmax_warp.strategy, (2**22 + 8, 520), ""),
+        (cupy_softmax_warp.strategy, (2**27 + 64, 17), ""),
+        (cupy_softmax_block.strategy, (2**19 + 8, 4104), ""),
+        (cupy_softmax_block.strategy, (2050, 1024, 1032), "--axis=1"),
+    ],
+    ids=lambda value: getattr(value, "name", str(value)),
+)
+def test_softmax_behind_2_to_the_31_elements(strategy: cuda.CudaStrategy, dims: tuple[int, ...], options: str) -> None:
+    problem = parse(f"--op=softmax --dtype=float16 {options} {'x'.join(map(str, dims))}")
+    x, y = sparse(dims), sparse(dims)
+    last = [x[-1], y[-1]] if len(dims) == 2 else [x[-1, :, -1], y[-1, :, -1]]
+    last[0][-1] = 8
+    with configure(blocks=slice(-1, None)):
+        strategy.prepare(problem, "cpu")([x], [y])
+    expected = np.exp(8) / (np.exp(8) + len(last[0]) - 1)
+    assert float(last[1][-1]) == pytest.approx(expected, rel=1e-3)
+    assert float(last[1].astype(float).sum()) == pytest.approx(1, rel=1e-2)
+    assert not y[:3].any()
 
 
 # Arrays beyond 2**31 elements ------------------------------------------------------------------------------------------
@@ -1084,7 +1299,20 @@ def test_the_last_outputs_of_more_than_2_to_the_31(name: str, layout: str) -> No
         (cupy_winograd_f4x3.strategy, "mb1ic0oc4ih6kh3", "It multiplies matrices of channels, and there are none."),
         (cupy_max_pool.strategy, "--op=max_pool2d mb1ic2048ih1024kh2", "It indexes an image of x in 32 bits"),
         (cupy_max_pool.strategy, "--op=avg_pool2d mb1ic1ih4kh2", "It computes max_pool2d, adaptive_max_pool2d, not"),
-        (cupy_softmax.strategy, "--op=softmax --axis=1 2147483648x1", "It takes fewer than 2^31 rows"),
+        (
+            cupy_softmax_warp.strategy,
+            "--op=softmax --axis=1 2x1025",
+            "It takes rows of at most 1024 elements, not of 1025.",
+        ),
+        (cupy_softmax_warp.strategy, "--op=softmax --axis=1 2x3x5", "It takes the last axis, and behind axis 1 are 5"),
+        (cupy_softmax_block.strategy, "--op=softmax --axis=1 2147483648x1", "It takes fewer than 2^31 rows"),
+        (
+            cupy_softmax_block.strategy,
+            "--op=softmax 1x100000",
+            "It takes rows of at most 73728 elements, not of 100000.",
+        ),
+        (cupy_softmax_block.strategy, "--op=softmax --axis=0 5000x8", "It takes columns of at most 4096 elements"),
+        (cupy_cross_entropy.strategy, "--op=cross_entropy 2147483648x1", "It takes fewer than 2^31 rows"),
     ],
     ids=lambda value: getattr(value, "name", value),
 )

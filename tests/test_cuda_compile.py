@@ -25,7 +25,13 @@ from gpucnn.kernels.cuda import CompileError, Kernel
 from gpucnn.kernels.offline import compile_cuda
 from gpucnn.kernels.pool import cupy_max_pool
 from gpucnn.kernels.problem import ACTIVATIONS, PADDING_MODES, parse
-from gpucnn.kernels.rowwise import cupy_softmax
+from gpucnn.kernels.rowwise import (
+    cupy_cross_entropy,
+    cupy_softmax_block,
+    cupy_softmax_cluster,
+    cupy_softmax_online,
+    cupy_softmax_warp,
+)
 from gpucnn.kernels.source import masked
 
 # What a kernel is compiled anew for, beside its configuration: element type, layout, activation and filter width, or a
@@ -119,12 +125,34 @@ MAX_POOL = [
     for layout in ("contiguous", "channels_last")
 ]
 MAX_POOL += ["--op=adaptive_max_pool2d mb2ic16ih14oh5"]
-# A warp's rows, three lengths of a block's (8192 is the longest of float64, 16384 of the others, and holds the most
-# registers), rows that are read twice, and columns.
-SOFTMAX = [
-    f"--op={op} --axis=1 --dtype={dtype} {dims}"
-    for op, dtype in (("softmax", "float32"), ("softmax", "bfloat16"), ("log_softmax", "float64"))
-    for dims in ("8x128", "8x2048", "8x8192", "8x16384", "8x16385", "8x21x64")
+# Each size of sums, each vector, x narrower and wider than y; the shortest and the longest row of each number of items.
+SOFTMAX_TYPES = (
+    ("softmax", "--dtype=float32"),
+    ("log_softmax", "--dtype=bfloat16"),
+    ("softmax", "--dtype=float16 --out-dtype=float32"),
+    ("softmax", "--dtype=float64"),
+    ("log_softmax", "--dtype=float64 --out-dtype=float16"),
+)
+SOFTMAX_WARP, SOFTMAX_BLOCK, SOFTMAX_ONLINE = (
+    [f"--op={op} --axis=1 {types} {dims}" for op, types in SOFTMAX_TYPES for dims in lengths]
+    for lengths in (
+        ("800x8", "800x32", "800x40", "800x128", "800x200", "800x500", "800x1000"),
+        ("800x8192", "800x10000", "8x30720", "8x21x640", "8x1000x640", "8x21x65"),
+        ("8x40000", "8x3000x64", "8x3000x65"),
+    )
+)
+LOSS = [
+    f"--op=cross_entropy {options} {dims}"
+    for options in ("--dtype=float32", "--dtype=bfloat16 --reduction=none", "--dtype=float64 --reduction=sum")
+    for dims in ("800x8", "800x100", "800x2000", "8x40000", "8x21x640", "1x3000x65")
+]
+# The longest rows of each type, and two that four blocks hold.
+SOFTMAX_CLUSTER = [
+    "--op=softmax 8x458752",
+    "--op=log_softmax --dtype=float64 8x229376",
+    "--op=softmax --dtype=bfloat16 8x917504",
+    "--op=softmax --dtype=float16 --out-dtype=float32 300x150000",
+    "--op=softmax --out-dtype=float16 --row-stride=100001 300x100000",
 ]
 LINES = {
     cupy_direct.strategy: DIRECT,
@@ -135,7 +163,11 @@ LINES = {
     cupy_winograd_f4x3.strategy: WINOGRAD + WINOGRAD_DOUBLE,
     cupy_fft.strategy: FFT,
     cupy_max_pool.strategy: MAX_POOL,
-    cupy_softmax.strategy: SOFTMAX,
+    cupy_softmax_warp.strategy: SOFTMAX_WARP,
+    cupy_softmax_block.strategy: SOFTMAX_BLOCK,
+    cupy_softmax_online.strategy: SOFTMAX_ONLINE,
+    cupy_softmax_cluster.strategy: SOFTMAX_CLUSTER,
+    cupy_cross_entropy.strategy: LOSS,
 }
 
 
@@ -149,13 +181,14 @@ def test_every_strategy_and_tile_is_compiled() -> None:
     assert tiles == {tile for row in cupy_implicit_gemm.TILES.values() for tile in row}
 
 
-@pytest.mark.parametrize("arch", ARCHS)
 @pytest.mark.parametrize(
-    ("strategy", "line"),
+    ("strategy", "line", "arch"),
     [
-        pytest.param(strategy, line, id=f"{strategy.name} {line}")
+        pytest.param(strategy, line, arch, id=f"{strategy.name} {line}-{arch}")
         for strategy, strategys_lines in LINES.items()
         for line in strategys_lines
+        for arch in ARCHS
+        if not strategy.foreign(arch)
     ],
 )
 def test_compiles_within_its_budget(strategy: cuda.CudaStrategy, line: str, arch: str) -> None:
@@ -183,6 +216,8 @@ STRUCTS = {
     "conv/cupy_winograd_f4x3.cu": ("Conv2d", "Tiles", "Cut"),
     "conv/cupy_implicit_gemm.cu": ("Conv2d",),
     "pool/cupy_max_pool.cu": ("Pool",),
+    "rowwise/cupy_softmax_online.cu": ("Work",),
+    "rowwise/cupy_cross_entropy.cu": ("Rows",),
 }
 ANY_KERNEL = {
     "conv/cupy_direct.cu": "conv2d_direct<float, false, 0, 1, NONE, 1, 1, 1, 128>",
@@ -193,6 +228,8 @@ ANY_KERNEL = {
     "conv/cupy_winograd_f4x3.cu": "transform_filters<float, float, false>",
     "conv/cupy_implicit_gemm.cu": "conv2d_implicit_gemm<float, false, false, 1, 1, NONE, 32, 32, 16, 1, 2, 3>",
     "pool/cupy_max_pool.cu": "max_pool2d<float, false, false>",
+    "rowwise/cupy_softmax_online.cu": "softmax_online_rows<float, float, float>",
+    "rowwise/cupy_cross_entropy.cu": "cross_entropy_total<float>",
 }
 
 

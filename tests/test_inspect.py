@@ -319,9 +319,9 @@ def test_a_block_that_does_not_fit_is_a_fault(gpucnn):
 
 
 def test_over_budget_is_a_fault(gpucnn, monkeypatch):
-    problem = ("cupy_softmax", "--problem", "--op=softmax --axis=1 8x2048", "--arch", "sm_80")
+    problem = ("cupy_softmax_block", "--problem", "--op=softmax --axis=1 8x2048", "--arch", "sm_80")
     assert gpucnn(*problem)[0] == 0
-    strategy = bench_inspect.strategies(["cupy_softmax"])[0]
+    strategy = bench_inspect.strategies(["cupy_softmax_block"])[0]
     monkeypatch.setattr(type(strategy), "budget", Budget(shared_bytes=16))
     code, out, _ = gpucnn(*problem)
     assert code == 1
@@ -410,7 +410,7 @@ WRONG = {
     ("cupy_direct", "--arch", "sm_75"): "--arch is 'sm_75'; did you mean",
     ("cupy_direct", "--op", "conv3d"): "--op is 'conv3d'; did you mean conv2d?",
     ("cupy_direct", "--problem", "mb1ic3"): "field 'oc' is missing",
-    ("cupy_softmax", "--op", "conv2d"): "there is nothing to compile. cupy_softmax compute",
+    ("cupy_softmax_block", "--op", "conv2d"): "there is nothing to compile. cupy_softmax_block compute",
 }
 
 

@@ -63,12 +63,14 @@ class Program:
     """A compiled source.
 
     kernels    name -> a token for each parameter: [P pointer [c to const]] kind, bytes
+    clusters   name -> the sizes of its clusters; (1, 1, 1) where it has none
     variables  `__constant__` and `__device__` variables: name -> initial value
     warnings   of variables that may be used before they have a value: (place, what); a plain program knows
     """
 
     path: Path
     kernels: dict[str, list[str]]
+    clusters: dict[str, tuple[int, int, int]]
     variables: dict[str, bytes]
     shared: list[SharedVariable]
     warnings: list[tuple[str, str]]
@@ -126,7 +128,8 @@ def build(code: str, options: Sequence[str], sanitize: frozenset[str]) -> Progra
     shared = [SharedVariable(*variable) for variable in told["shared"]]
     variables = {name: bytes.fromhex(value) for name, value in told["variables"].items()}
     warnings = [(place, what) for place, what in told["warnings"]]
-    return Program(folder / "program", told["kernels"], variables, shared, warnings)
+    clusters = {name: tuple(sizes) for name, sizes in told["clusters"].items()}
+    return Program(folder / "program", told["kernels"], clusters, variables, shared, warnings)
 
 
 def _digest(*parts: object) -> str:
@@ -228,20 +231,21 @@ def _uninitialised(said: str) -> list[tuple[str, str]]:
 def _describe(folder: Path) -> dict[str, object]:
     """What a program holds: told by itself, and by its symbols where these alone know."""
     kernels: dict[str, list[str]] = {}
+    clusters: dict[str, list[int]] = {}
     variables: dict[str, str] = {}
     for line in _run([folder / "program"]).stdout.splitlines():
-        kind, name, value = line.split("\t")
+        kind, name, *values = line.split("\t")
         if kind == "kernel":
-            kernels[name] = value.split()
+            clusters[name], kernels[name] = [int(size) for size in values[0].split()], values[1].split()
         else:
-            variables[name] = value
+            variables[name] = values[0]
     # A static variable of a function of the kernel's, without a value: that is what `__shared__` makes.
     own = {symbol for _, _, symbol in _statics(folder / "kernel.o")}
     shared = []
     for address, size, symbol in _statics(folder / "program"):
         if symbol in own and "8emulator" not in symbol and (name := re.search(r"E(\d+)(\D\w*)$", symbol)):
             shared.append((name[2][: int(name[1])], int(address, 16), int(size, 16)))
-    return {"kernels": kernels, "variables": variables, "shared": shared}
+    return {"kernels": kernels, "clusters": clusters, "variables": variables, "shared": shared}
 
 
 def _statics(file: Path) -> list[tuple[str, str, str]]:

@@ -37,9 +37,10 @@ _U32, _U64, _I64 = np.dtype("<u4"), np.dtype("<u8"), np.dtype("<i8")
 # The structs of runtime/runtime.h.
 _LAUNCH = np.dtype(
     [
-        *(("grid", _U32, 3), ("block", _U32, 3), ("entry", _U32), ("order", _U32), ("workers", _U32)),
-        *(("seconds", _U32), ("seed", _U64), ("shared_bytes", _U64), ("stack_bytes", _U64)),
-        *(("first_block", _U64), ("blocks", _U64)),
+        *(("grid", _U32, 3), ("block", _U32, 3), ("cluster", _U32, 3), ("unused", _U32)),
+        *(("entry", _U32), ("order", _U32), ("workers", _U32), ("seconds", _U32)),
+        *(("seed", _U64), ("shared_bytes", _U64), ("stack_bytes", _U64)),
+        *(("first_cluster", _U64), ("clusters", _U64)),
         *(("memories", _U32), ("arguments", _U32), ("variables", _U32), ("shared", _U32)),
     ]
 )
@@ -98,17 +99,18 @@ def carry_out(
     memories, places = _memories(values, variables)
     page = mmap.PAGESIZE
     single = bool(options.sanitize) or any(changes for _, changes in variables)
-    blocks = range(math.prod(grid))[options.blocks]
-    if not blocks:
+    cluster = program.clusters[name]
+    clusters = range(math.prod(grid) // math.prod(cluster))[options.blocks]
+    if not clusters:
         return
-    workers = 1 if single else max(1, min(options.workers, len(blocks)))
+    workers = 1 if single else max(1, min(options.workers, len(clusters)))
 
     header = np.zeros(1, _LAUNCH)
-    header["grid"], header["block"] = grid, block
+    header["grid"], header["block"], header["cluster"] = grid, block, cluster
     header["entry"], header["order"] = list(program.kernels).index(name), ORDERS.index(options.order)
     header["workers"], header["seconds"], header["seed"] = workers, options.timeout_s, options.seed
     header["shared_bytes"] = shared_bytes
-    header["first_block"], header["blocks"] = blocks[0], len(blocks)
+    header["first_cluster"], header["clusters"] = clusters[0], len(clusters)
     header["stack_bytes"] = options.stack_kib * 1024 * (4 if options.sanitize else 1)
     header["memories"], header["arguments"] = len(memories), len(values)
     header["variables"], header["shared"] = len(variables), len(program.shared)

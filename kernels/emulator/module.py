@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import struct
 from collections.abc import Iterator, Sequence
@@ -24,6 +25,7 @@ MOST_THREADS = 1024
 STATIC_SHARED_BYTES, MOST_SHARED_BYTES = 48 * 1024, 227 * 1024
 MOST_BLOCKS = (2**31 - 1, 65535, 65535)
 MOST_PARAMETERS = 128
+MOST_CLUSTERED = 8  # blocks of a cluster, which every GPU with clusters takes
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Options:
     timeout_s  of processor time, after which a launch ends in an exception
     stack_kib  for the local variables of a thread
     blocks     those that run, counted through the grid, x first: slice(-4, None) is the last four; for a grid too large
-               to run all of it
+               to run all of it; where a kernel has clusters, clusters in place of blocks
     """
 
     order: str = "ascending"
@@ -184,6 +186,13 @@ class Function:
         if "undefined" in chosen.sanitize:
             for place, what in self._module.program().warnings:
                 raise KernelError(self.name, f"undefined behaviour: {what}", place)
+        cluster = program.clusters[self.name]
+        rest = [blocks % size for blocks, size in zip(grid, cluster, strict=True)]
+        if not 1 <= math.prod(cluster) <= MOST_CLUSTERED or any(rest):
+            raise ValueError(
+                f"{self.name}: grid is {grid} and a cluster {cluster}, "
+                f"expected clusters of at most {MOST_CLUSTERED} blocks, and a grid that is a multiple of them"
+            )
         parameters = program.kernels[self.name]
         if len(parameters) > MOST_PARAMETERS:
             raise NotSupportedError(f"{self.name} with {len(parameters)} parameters; {MOST_PARAMETERS} are the most")

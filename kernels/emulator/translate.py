@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from ..source import masked, place
+from ..source import Clusters, clusters, masked, place
 from .errors import NotSupportedError
 
 # What includes of these names give stands in include/, or is the host's own.
 HEADERS = {
-    *("cuda_runtime.h", "cuda_fp16.h", "cuda_bf16.h", "mma.h", "cuda_pipeline.h"),
+    *("cuda_runtime.h", "cuda_fp16.h", "cuda_bf16.h", "mma.h", "cuda_pipeline.h", "cooperative_groups.h"),
     *("math.h", "float.h", "limits.h", "stdint.h", "stddef.h", "stdio.h", "string.h", "assert.h"),
     *("cmath", "cfloat", "climits", "cstdint", "cstddef", "cstdio", "cstring", "cassert"),
     *("type_traits", "utility", "limits"),
@@ -18,8 +18,6 @@ HEADERS = {
 NOT_SUPPORTED = {
     r"\b(?:asm|__asm__|__asm)\b": "inline PTX (asm)",
     r"<<<": "a launch (<<<...>>>) in the source, which is to hold kernels alone",
-    r"\bcooperative_groups\b": "cooperative groups",
-    r"\b__cluster_dims__\b": "thread-block clusters (__cluster_dims__)",
     r"\bcuda::\w+": "libcu++ (cuda::)",
     r"\b(?:tex(?:[123]D|Cubemap)\w*|surf(?:[123]D|Cubemap)\w*|cuda(?:Texture|Surface)Object_t)\b": "textures",
     r"\b__managed__\b": "managed memory (__managed__)",
@@ -49,14 +47,23 @@ def translate(text: str, names: Sequence[str]) -> str:
         if found[1] not in HEADERS:
             raise NotSupportedError(f"#include <{found[1]}>", *place(text, found.start()))
         headers.append(f"#include <{found[1]}>")
+    groups = "|".join(
+        ["cooperative_groups", *re.findall(r"\bnamespace\s+(\w+)\s*=\s*(?:::)?cooperative_groups\b", code)]
+    )
+    if found := re.search(rf"\b(?:{groups})\s*::\s*(?!this_cluster\b|cluster_group\b)(\w+)", code):
+        raise NotSupportedError(f"cooperative groups but for clusters ({found[1]})", *place(text, found.start()))
     for pattern, what in NOT_SUPPORTED.items():
         if found := re.search(pattern, code):
             raise NotSupportedError(what, *place(text, found.start()))
     text = re.sub(r'^[ \t]*#[ \t]*include[ \t]+[<"].+?[>"]', "", text, flags=re.MULTILINE)
     text = _DYNAMIC.sub(_pointer, text)
     text = re.sub(r"\bstatic[ \t]+__shared__|__shared__[ \t]+static\b", "__shared__", text)
+    clustered = clusters(text)
+    if len(clustered) < len(found := list(re.finditer(r"\b__cluster_dims__\b", code))):
+        what = "__cluster_dims__ in another place than behind a kernel's __global__"
+        raise NotSupportedError(what, *place(text, found[0].start()))
     # The tables stand in the source's own namespace, in which its names are looked up first.
-    entries = [f'  emulator::entry("{name}", &{name}),' for name in names]
+    entries = [_entry(name, clustered) for name in names]
     listed = [f'  emulator::variable("{name}", {name}),' for name in variables(text)]
     return "\n".join(
         [
@@ -65,6 +72,7 @@ def translate(text: str, names: Sequence[str]) -> str:
             "namespace {",
             text,
             '#line 1 "table of kernels"',
+            *(_sizes(one) for one in clustered),
             *("const emulator::Entry emulator_entries[] = {", *entries, "  {}};"),
             *("const emulator::Variable emulator_variables[] = {", *listed, "  {}};"),
             "}",
@@ -76,6 +84,22 @@ def translate(text: str, names: Sequence[str]) -> str:
             "",
         ]
     )
+
+
+def _sizes(one: Clusters) -> str:
+    """A function of the sizes of a kernel's clusters, with the kernel's namespaces and template parameters."""
+    *spaces, name = one.kernel.split("::")
+    head = f"template <{one.templates}> " if one.templates else ""
+    function = f"{head}constexpr dim3 emulator_cluster_of_{name}() {{ return dim3({one.sizes}); }}"
+    return " ".join([*(f"namespace {space} {{" for space in spaces), function, *("}" for _ in spaces)])
+
+
+def _entry(name: str, clustered: Sequence[Clusters]) -> str:
+    kernel, bracket, arguments = name.partition("<")
+    if not any(one.kernel == kernel for one in clustered):
+        return f'  emulator::entry("{name}", &{name}),'
+    spaces, colons, own = kernel.rpartition("::")
+    return f'  emulator::entry("{name}", &{name}, {spaces}{colons}emulator_cluster_of_{own}{bracket}{arguments}()),'
 
 
 def _pointer(match: re.Match[str]) -> str:

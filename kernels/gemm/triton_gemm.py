@@ -9,8 +9,8 @@ is a narrow tile, as narrow as 16, beside rows that tensor cores fill.  Three me
               TF32, float16 and bfloat16, and rows of x and w in multiples of 16 bytes.
     pointers  the same loop with addresses and masks, loaded by asynchronous copies as wide as C allows: any dtype,
               any GPU.  Where a tile hangs over, its last rows are the array's last row once more.
-    rows      for N <= 4: no tensor core.  A warp multiplies a row of w by all of x in registers, and a step's loads of w
-              are under way while the one before is multiplied.
+    rows      for N <= 4: no tensor core.  A warp multiplies a row of w by all of x in registers; the next step's loads
+              of w are under way when it comes to their turn.
 
 In the first two as many programs as fit on the GPU take tiles in turn, so that the next tile's loads are under way
 while one is stored; tiles that meet the same rows of x follow each other, from L2 (`triton_gemm.place`).  Where there
@@ -24,7 +24,7 @@ FLOPs: 2NCK, times the waste of tiles that hang over: at N = 16 or less a produc
 Bytes: w, x, b and y once where one tile holds all of N; else w once per tile of N, from L2.  Parts are written and read
 on top of these: 8 bytes for each element of y and part, in float32.
 Limits: the bytes of w at a small N; tensor cores at a large one.  Where 16 bytes do not divide C, loads are narrower,
-and in 16-bit dtypes with an odd C they are of single elements.  On the host, Triton encodes descriptors at every launch.
+and in 16-bit dtypes with an odd C they are of single elements.  The host encodes descriptors at every launch.
 """
 
 from __future__ import annotations

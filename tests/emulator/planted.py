@@ -42,8 +42,8 @@ CHECKS: dict[str, list[dict[str, Any]]] = {
 KINDS = {
     "race:": "race",
     "misaligned|not a multiple of": "alignment",
-    "out of bounds|outside of|illegal memory access|AddressSanitizer|wrote behind": "bounds",
-    "divergent barrier|deadlock": "barrier",
+    "out of bounds|outside of|illegal memory access|AddressSanitizer|wrote behind|in a cluster of": "bounds",
+    "divergent barrier|deadlock|__cluster_barrier_": "barrier",
     "the mask|did not take part": "mask",
     "overflow": "overflow",
     "undefined behaviour": "undefined",
@@ -167,6 +167,8 @@ POOL_ADAPTIVE = problem("pool.cupy_max_pool", "--op=adaptive_max_pool2d mb1ic2ih
 ROWS = problem("rowwise.cupy_softmax", "--op=softmax 5x77")
 LONG_ROWS = problem("rowwise.cupy_softmax", "--op=softmax 3x700")
 COLUMNS = problem("rowwise.cupy_softmax", "--op=log_softmax --axis=1 2x21x23")
+# Two rows of four blocks, whose threads have several vectors in each of the groups that they wait for; heads and tails.
+CLUSTERED = problem("rowwise.cupy_softmax_cluster", "--op=softmax 2x5003", cluster=4, threads=64)
 
 DEPTHWISE, DIRECT, GEMM, IMPLICIT_GEMM, FOURIER, MAX, SOFTMAX = (
     "conv/cupy_depthwise.cu",
@@ -182,6 +184,7 @@ WINOGRAD, WINOGRAD_F2X3, WINOGRAD_F4X3 = (
     "conv/cupy_winograd_f2x3.cu",
     "conv/cupy_winograd_f4x3.cu",
 )
+CLUSTER = "rowwise/cupy_softmax_cluster.cu"
 GEOMETRY, MINE = "include/conv2d.cuh", OWN.name
 BUGS = [
     # Barriers, each of them once.
@@ -438,6 +441,28 @@ BUGS = [
     Bug(
         "a group's channels side by side", WINOGRAD_F4X3, "(channel / per_group * cut.tiles + tile)", "tile", F4X3_LAST
     ),
+    # Clusters.
+    Bug(
+        "only the block's barrier before other blocks are read",
+        CLUSTER,
+        "__cluster_barrier_arrive();\n  __cluster_barrier_wait();  // the blocks",
+        "__syncthreads();  // the blocks",
+        CLUSTERED,
+    ),
+    Bug("a block ends while others read it", CLUSTER, "__cluster_barrier_wait();  // nobody", "// nobody", CLUSTERED),
+    Bug(
+        "arrives before it has read other blocks",
+        CLUSTER,
+        "own = over_lanes<CLUSTER>(*of_rank(&of_block, threadIdx.x % CLUSTER), Merge());\n  __cluster_barrier_arrive();",
+        "__cluster_barrier_arrive();\n  own = over_lanes<CLUSTER>(*of_rank(&of_block, threadIdx.x % CLUSTER), Merge());",
+        CLUSTERED,
+    ),
+    Bug("waits where it has not arrived", CLUSTER, "Merge());\n  __cluster_barrier_arrive();", "Merge());", CLUSTERED),
+    Bug("reads blocks that are not there", CLUSTER, "threadIdx.x % CLUSTER", "threadIdx.x % 8", CLUSTERED),
+    Bug("leaves out half of the blocks", CLUSTER, "over_lanes<CLUSTER>", "over_lanes<CLUSTER / 2>", CLUSTERED),
+    Bug("waits for a group of copies too few", CLUSTER, "GROUPS - 1 - group", "GROUPS - group", CLUSTERED),
+    Bug("a stretch of the row too long", CLUSTER, "min(share, cut", "min(share + 1, cut", CLUSTERED),
+    Bug("every block has the edges", CLUSTER, "rank == CLUSTER - 1 && ", "", CLUSTERED),
 ]
 
 

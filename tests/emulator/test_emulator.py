@@ -455,7 +455,12 @@ def test_a_process_outlives_its_kernels():
     [
         ('asm volatile("bar.sync 0;");', "inline PTX (asm)"),
         ("k<<<1, 1>>>(y);", "a launch (<<<...>>>) in the source"),
-        ("namespace cg = cooperative_groups;", "cooperative groups"),
+        ("cooperative_groups::this_grid().sync();", "cooperative groups but for clusters (this_grid)"),
+        (
+            "namespace cg = cooperative_groups; cg::thread_block b;",
+            "cooperative groups but for clusters (thread_block)",
+        ),
+        ("extern __cluster_dims__(2) void f();", "__cluster_dims__ in another place than behind a kernel's __global__"),
         ("cuda::barrier<cuda::thread_scope_block> b;", "libcu++"),
         ("float v = tex2D<float>(t, 0, 0);", "textures"),
         ("__shared__ __managed__ int m;", "managed memory"),
@@ -474,7 +479,7 @@ def test_what_is_not_supported_is_named_with_its_line(line, what):
         function((1,), (1,), (Y,))
 
 
-@pytest.mark.parametrize("header", ["cooperative_groups.h", "cuda/barrier", "cub/cub.cuh", "vector"])
+@pytest.mark.parametrize("header", ["cooperative_groups/reduce.h", "cuda/barrier", "cub/cub.cuh", "vector"])
 def test_a_header_that_is_not_there_is_named(header):
     with pytest.raises(NotSupportedError, match=rf"#include <{header}> \(kernel\.cu:2\)"):
         translate(emulator.module.inlined(f"\n#include <{header}>\n", "kernel.cu", []), [])

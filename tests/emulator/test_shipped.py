@@ -40,10 +40,18 @@ PROBLEMS = [
     ("conv.cupy_implicit_gemm", "--allow-tf32 mb2ic40oc16ih6kh1"),
     ("pool.cupy_max_pool", "--op=max_pool2d --return-indices mb2ic3ih13kh3sh2dh1ph1"),
     ("pool.cupy_max_pool", "--op=adaptive_max_pool2d --dtype=float16 --layout=channels_last mb2ic5ih9oh4"),
-    ("rowwise.cupy_softmax", "--op=softmax 5x77"),
-    ("rowwise.cupy_softmax", "--op=log_softmax --dtype=float16 3x700"),
-    ("rowwise.cupy_softmax", "--op=softmax 2x16400"),
-    ("rowwise.cupy_softmax", "--op=log_softmax --dtype=float64 --axis=1 2x21x23"),
+    ("rowwise.cupy_softmax_warp", "--op=softmax 301x7"),
+    ("rowwise.cupy_softmax_warp", "--op=log_softmax --dtype=float16 --row-stride=79 9x77"),
+    ("rowwise.cupy_softmax_block", "--op=log_softmax --dtype=float16 --row-stride=33801 2x33793"),
+    ("rowwise.cupy_softmax_block", "--op=softmax --axis=1 --dtype=float64 2x21x23"),
+    ("rowwise.cupy_softmax_online", "--op=softmax --dtype=bfloat16 --out-dtype=float32 --row-stride=20003 2x20001"),
+    ("rowwise.cupy_softmax_online", "--op=log_softmax --axis=1 2x600x20"),
+    ("rowwise.cupy_cross_entropy", "--op=cross_entropy 150x10"),
+    ("rowwise.cupy_cross_entropy", "--op=cross_entropy --reduction=sum --dtype=float16 9x333"),
+    ("rowwise.cupy_cross_entropy", "--op=cross_entropy 2x20001"),
+    ("rowwise.cupy_cross_entropy", "--op=cross_entropy --reduction=none --dtype=float64 1x600x9"),
+    ("rowwise.cupy_softmax_cluster", "--op=softmax --dtype=float16 2x5003"),
+    ("rowwise.cupy_softmax_cluster", "--op=log_softmax --row-stride=4111 2x4109"),
 ]
 SETTINGS = [
     {"order": "descending"},
@@ -73,6 +81,6 @@ def test_every_shipped_kernel_is_among_them():
     shipped = {
         (str(path.relative_to(root)), name)
         for path in root.rglob("*.cu")
-        for name in re.findall(r"__global__ void\s+(?:__launch_bounds__\([^;{]*?\)\s+)?(\w+)\(", path.read_text())
+        for name in re.findall(r"__global__ void\s+(?:__\w+__\([^;{]*?\)\s+)*(\w+)\(", path.read_text())
     }
     assert launched == shipped

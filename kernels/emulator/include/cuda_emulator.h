@@ -27,6 +27,7 @@
 #define __forceinline__ inline __attribute__((always_inline))
 #define __noinline__ __attribute__((noinline))
 #define __launch_bounds__(...)
+#define __cluster_dims__(...)
 #define __maxnreg__(...)
 #define __align__(bytes) __attribute__((aligned(bytes)))
 #undef __restrict__
@@ -106,6 +107,28 @@ inline int __syncthreads_and(int predicate, EMULATOR_PLACE) { return emulator::b
 inline void __threadfence() { emulator::order_device(); }
 inline void __threadfence_block() { emulator::order_device(); }
 inline void __threadfence_system() { emulator::order_device(); }
+
+inline void __cluster_barrier_arrive(EMULATOR_PLACE) { emulator::cluster_arrive(EMULATOR_HERE); }
+inline void __cluster_barrier_wait(EMULATOR_PLACE) { emulator::cluster_wait(EMULATOR_HERE); }
+inline void* __cluster_map_shared_rank(const void* pointer, unsigned rank, EMULATOR_PLACE) {
+  return emulator::map_shared(pointer, rank, EMULATOR_HERE);
+}
+inline unsigned __cluster_query_shared_rank(const void* pointer, EMULATOR_PLACE) {
+  return emulator::shared_rank(pointer, EMULATOR_HERE);
+}
+inline dim3 __clusterDim() { return emulator::cluster_size(); }
+inline unsigned __clusterSizeInBlocks() { return __clusterDim().x * __clusterDim().y * __clusterDim().z; }
+inline dim3 __clusterGridDimInClusters() {
+  const dim3 size = __clusterDim();
+  return {gridDim.x / size.x, gridDim.y / size.y, gridDim.z / size.z};
+}
+inline dim3 __clusterRelativeBlockIdx() { return emulator::cluster_index(); }
+inline dim3 __clusterIdx() {
+  const dim3 size = __clusterDim();
+  return {blockIdx.x / size.x, blockIdx.y / size.y, blockIdx.z / size.z};
+}
+inline unsigned __clusterRelativeBlockRank() { return emulator::cluster_rank(); }
+inline void __threadfence_cluster() { emulator::order_device(); }
 
 inline long long clock64() { return static_cast<long long>(emulator::clock()); }
 inline void __nanosleep(unsigned) {}
@@ -364,11 +387,11 @@ __attribute__((no_sanitize("thread"))) void call(void (*function)(), void** argu
 }
 
 template <typename... Parameters>
-Entry entry(const char* name, void (*function)(Parameters...)) {
+Entry entry(const char* name, void (*function)(Parameters...), dim3 cluster = {}) {
   static char text[16 * (sizeof...(Parameters) + 1)];
   int used = 0;
   ((used += describe<Parameters>(text + used)), ...);
-  return {name, strdup(text),
+  return {name, strdup(text), cluster,
           [](void (*function)(), void** arguments) {
             call<Parameters...>(function, arguments, std::index_sequence_for<Parameters...>{});
           },

@@ -21,13 +21,13 @@ struct Pipeline {
   Copy* copies;
 };
 
-static Pipeline pipelines[1024];  // by thread
+static Pipeline pipelines[MAX_BLOCKS][1024];  // by the block's rank in its cluster, and thread
 
 // Not an access of the kernel's.
 #define EMULATOR_OWN __attribute__((no_sanitize("address", "thread"), noinline))
 
 EMULATOR_OWN inline Pipeline& own_pipeline() {
-  Pipeline& own = pipelines[(threadIdx.z * blockDim.y + threadIdx.y) * blockDim.x + threadIdx.x];
+  Pipeline& own = pipelines[cluster_rank()][(threadIdx.z * blockDim.y + threadIdx.y) * blockDim.x + threadIdx.x];
   const uint64_t block = (uint64_t(blockIdx.z) * gridDim.y + blockIdx.y) * gridDim.x + blockIdx.x + 1;
   if (own.block != block) own.block = block, own.groups = 0, own.count = 0;
   return own;

@@ -41,6 +41,16 @@ struct Meeting {
 Meeting meet(unsigned mask, const char* name, Place place, const void* value = nullptr, int bytes = 0,
              bool orders = false);  // memory too, among the lanes that meet: __syncwarp alone does
 
+// Clusters: blocks that run together; where a kernel asks for none, each block is one.
+constexpr int MAX_BLOCKS = 8;  // that every GPU with clusters takes
+dim3 cluster_size();
+uint3 cluster_index();       // of the current block, in its cluster
+int cluster_rank();          // the same as a number
+void cluster_arrive(Place place);  // the two halves of the cluster's barrier
+void cluster_wait(Place place);
+void* map_shared(const void* pointer, unsigned rank, Place place);  // the same place in another block's shared memory
+int shared_rank(const void* pointer, Place place);  // whose shared memory it is in
+
 int lane();
 unsigned lanes_alive();
 char* dynamic_shared();
@@ -59,6 +69,7 @@ bool atomic_exchange(void* address, void* expected, const void* value, int bytes
 // The tables that the translation puts at the end of a kernel's source.
 struct Entry {
   const char *name, *parameters;  // one token a parameter, which launch.py reads
+  dim3 cluster;
   void (*call)(void (*function)(), void** arguments);
   void (*function)();
 };

@@ -4,7 +4,7 @@
 //   kernel              print what it holds: a line for each kernel and its parameters, each variable and its bytes
 //
 // Arrays lie in the file, which is mapped so that unmapped pages stand before and behind each of them.  Every worker is
-// a process of its own, so that `__shared__` can be a plain static, and takes every n-th block.
+// a process of its own, so that `__shared__` can be a plain static, and takes every n-th cluster; with no clusters, block.
 #include <errno.h>
 #include <signal.h>
 #include <stdio.h>
@@ -48,8 +48,21 @@ uint64_t program_counter(void* context) {
 #endif
 }
 
+#ifdef WITH_ADDRESS
+const int signals[] = {SIGPROF, SIGSEGV, SIGBUS};
+#else
+const int signals[] = {SIGPROF, SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP};
+#endif
+struct sigaction before[64];  // by signal: the sanitizer's
+
 void on_signal(int signal, siginfo_t* info, void* context) {
   const uint64_t pc = program_counter(context);
+#ifdef WITH_ADDRESS
+  if (signal != SIGPROF && !fail_absent(pc, info->si_addr)) {
+    sigaction(signal, &before[signal], nullptr);  // which is asked as the access is tried again
+    return;
+  }
+#endif
   if (signal == SIGPROF) {
     fail_at(last_place(), pc, 0, nullptr, "time-out: the launch still runs after %u s of processor time",
             launch->seconds);
@@ -60,7 +73,7 @@ void on_signal(int signal, siginfo_t* info, void* context) {
   } else if (on_guard_page(info->si_addr)) {
     fail_at(last_place(), pc, 0, nullptr, "stack overflow: its local variables take more than %llu bytes",
             static_cast<unsigned long long>(launch->stack_bytes));
-  } else {
+  } else if (!fail_absent(pc, info->si_addr)) {
     fail_at(last_place(), pc, 0, info->si_addr, "illegal memory access");
   }
   _exit(1);
@@ -73,12 +86,7 @@ void handle_signals() {
   struct sigaction action = {};
   action.sa_sigaction = on_signal;
   action.sa_flags = SA_SIGINFO | SA_ONSTACK;
-#ifdef WITH_ADDRESS
-  const int signals[] = {SIGPROF};
-#else
-  const int signals[] = {SIGPROF, SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP};
-#endif
-  for (int signal : signals) sigaction(signal, &action, nullptr);
+  for (int signal : signals) sigaction(signal, &action, &before[signal]);
   const itimerval limit = {{0, 0}, {long(launch->seconds), 0}};
   setitimer(ITIMER_PROF, &limit, nullptr);
 }
@@ -104,8 +112,8 @@ void map_memory(int file, Memory& memory) {
 #endif
 }
 
-// The number of the k-th block that runs.  In the random order, a walk through all of them with a random step.
-uint64_t block_at(uint64_t k, uint64_t count) {
+// The number of the k-th cluster that runs.  In the random order, a walk through all of them with a random step.
+uint64_t cluster_at(uint64_t k, uint64_t count) {
   if (launch->order == DESCENDING) return count - 1 - k;
   if (launch->order == ASCENDING) return k;
   uint64_t step = (launch->seed * 0x9E3779B97F4A7C15ull >> 16) % count | 1;
@@ -126,12 +134,12 @@ int work(uint32_t worker, Report* reports) {
   prepare_worker();
   handle_signals();
   races_begin_launch();
-  const uint64_t count = launch->blocks;
+  const uint64_t count = launch->clusters;
   for (uint64_t k = worker; k < count; k += launch->workers) {
     for (uint32_t other = 0; other < launch->workers; other++) {
       if (static_cast<volatile Report*>(reports + other)->state == FAILED) return 1;
     }
-    if (!run_block(launch->first_block + block_at(k, count))) return 1;
+    if (!run_cluster(launch->first_cluster + cluster_at(k, count))) return 1;
   }
   return 0;
 }
@@ -187,7 +195,10 @@ int run(int file) {
 }
 
 void describe() {
-  for (int i = 0; i < entry_count; i++) printf("kernel\t%s\t%s\n", entries[i].name, entries[i].parameters);
+  for (int i = 0; i < entry_count; i++) {
+    const auto& [name, parameters, cluster, call, function] = entries[i];
+    printf("kernel\t%s\t%u %u %u\t%s\n", name, cluster.x, cluster.y, cluster.z, parameters);
+  }
   for (int i = 0; i < variable_count; i++) {
     printf("variable\t%s\t", variables[i].name);
     const auto* value = static_cast<const unsigned char*>(variables[i].address);
