@@ -236,7 +236,7 @@ def fitted(tile: Tile, problem: LinearProblem, method: str) -> Tile:
 
     >>> from gpucnn.kernels.problem import parse
     >>> fitted(Tile(128, 256, 64, 8, 3), parse("--op=linear --dtype=float16 mb20ic2048oc1000"), "boxes")
-    Tile(block_m=128, block_n=32, block_k=64, num_warps=4, num_stages=3)
+    Tile(block_m=128, block_n=32, block_k=64, num_warps=4, num_stages=4)
     """
     m, n = sides(problem)
     block_m, block_n = min(tile.block_m, power_of_two(m, LEAST_M[method])), min(tile.block_n, power_of_two(n, 16))
