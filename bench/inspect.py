@@ -153,9 +153,12 @@ def jobs(
                 what = strategy.name if missing else f"{strategy.name}, {problem}"
                 skipped[f"{what}: {' '.join(reasons)}"] = None
                 continue
-            for config in strategy.configs(problem)[: None if every else 1]:
-                for kernel in _kernels(strategy, problem, config):
-                    found += [Job(strategy, problem, config, kernel, arch) for arch in archs if not foreign[arch]]
+            configs = strategy.configs(problem)
+            compiled = {arch: own for arch in archs if (own := [c for c in configs if not strategy.foreign(arch, **c)])}
+            for config in configs:
+                wanted = [arch for arch, own in compiled.items() if config in (own if every else own[:1])]
+                for kernel in _kernels(strategy, problem, config) if wanted else ():
+                    found += [Job(strategy, problem, config, kernel, arch) for arch in wanted]
     if not found:
         said = " ".join(skipped) or f"{', '.join(strategy.name for strategy in chosen)} compute no such problem."
         raise UsageError(f"there is nothing to compile. {said}")

@@ -59,6 +59,7 @@ STRATEGIES = (  # the folder's name, then the strategy's; in the order in which 
     "gemm.torch",
     "gemm.torch_compile",
     "gemm.numpy",
+    "gemm.triton_gemm",
 )
 
 # Folder -> the operators that its strategies may compute.  No folder has an operator's name: Python would put the
@@ -164,8 +165,8 @@ class Strategy:
         """What this machine lacks for any problem at all, on a device on which the strategy does run."""
         return []
 
-    def foreign(self, arch: str) -> list[str]:
-        """Why its kernels are not for a GPU of `arch`, as a sentence; [] where they are.
+    def foreign(self, arch: str, **config: Any) -> list[str]:
+        """Why its kernels, or a configuration's, are not for a GPU of `arch`, as a sentence; [] where they are.
 
         >>> load("conv.triton_implicit_gemm_tma").foreign("sm_80")
         ['It needs an sm_90 GPU, not an sm_80 one.']

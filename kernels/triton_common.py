@@ -150,9 +150,8 @@ class TritonStrategy(StagedStrategy):
     def lacks(self, device: str) -> list[str]:
         if device == "cpu" and has_gpu():
             return ["Its kernels were compiled for the GPU that this process sees; host arrays need the interpreter."]
-        if device == "cuda" and has_gpu() and self.archs:
-            return self.foreign("sm_{}{}".format(*torch.cuda.get_device_capability()))
-        return []
+        arch = architecture()
+        return self.foreign(arch) if device == "cuda" and arch else []
 
     def steps(self, problem: Any, **config: Any) -> list[Plan]:
         return [self.plan(problem, **config)]
@@ -188,6 +187,11 @@ def vector(problem: Problem, *sizes: int) -> int:
     (8, 4, 1)
     """
     return math.gcd(16 // DTYPES[problem.dtype], *sizes)
+
+
+def architecture() -> str | None:
+    """Of the current GPU: "sm_90"; None where there is none."""
+    return "sm_{}{}".format(*torch.cuda.get_device_capability()) if has_gpu() else None
 
 
 def multiprocessors() -> int:

@@ -74,6 +74,7 @@ TILES = {
         Tile(32, 32, 16, 2, 3),
     ),
 }
+SPLIT_LENGTH = 64  # from this reduction on, the bound allows three TF32 products: see `precisions`
 ROWS_TOGETHER = tl.constexpr(8)  # tiles of rows that meet the same columns of b while these are in L2
 
 
@@ -127,6 +128,14 @@ class Product:
     plane_step: int = 0
 
 
+@triton.jit
+def place(tile, tiles_m, tiles_n):
+    """The row and the column of tiles in which a tile stands: ROWS_TOGETHER that meet one column follow each other."""
+    above = tile // (ROWS_TOGETHER * tiles_n) * ROWS_TOGETHER
+    rows, tile = tl.minimum(tiles_m - above, ROWS_TOGETHER), tile % (ROWS_TOGETHER * tiles_n)
+    return above + tile % rows, tile // rows
+
+
 @triton.jit(
     do_not_specialize=[
         "M", "N", "K", "inner", "a_extent", "a_lead", "a_outer", "a_inner", "b_extent", "b_lead", "b_outer", "b_inner",
@@ -148,9 +157,7 @@ def gemm_kernel(
     tiles_m, tiles_n = (M + BLOCK_M - 1) // BLOCK_M, (N + BLOCK_N - 1) // BLOCK_N
     batch, tile = pid // (tiles_m * tiles_n), pid % (tiles_m * tiles_n)
     i, j = batch // inner, batch % inner
-    above = tile // (ROWS_TOGETHER * tiles_n) * ROWS_TOGETHER
-    rows, tile = tl.minimum(tiles_m - above, ROWS_TOGETHER), tile % (ROWS_TOGETHER * tiles_n)
-    tile_m, tile_n = above + tile % rows, tile // rows
+    tile_m, tile_n = place(tile, tiles_m, tiles_n)  # pyright: ignore[reportGeneralTypeIssues]
     o_m = tile_m * BLOCK_M + tl.arange(0, BLOCK_M)
     o_n = tile_n * BLOCK_N + tl.arange(0, BLOCK_N)
 
@@ -198,6 +205,19 @@ def arithmetic(dtype: str, precision: str) -> str:
     if DTYPES[dtype] == 2:
         return "16-bit"
     return dtype if precision == "ieee" else precision
+
+
+def precisions(problem: Any) -> tuple[str, ...]:
+    """In which a convolution's or a linear layer's products may be computed, the fastest first.
+
+    A product of split factors errs by at most 8 units of 2**-24, and a sum of n products may err by 2.5n of them.  A
+    step's products, at most 32, are added up apart, which costs 80, and every step's sum costs one: together with the 8
+    less than 2.5n where n >= SPLIT_LENGTH.
+    """
+    if problem.allow_tf32:
+        return ("tf32",)
+    split = problem.dtype == "float32" and problem.reduction_length() >= SPLIT_LENGTH
+    return ("tf32x3", "ieee") if split else ("ieee",)
 
 
 def fitted(tile: Tile, product: Product) -> Tile:

@@ -256,6 +256,16 @@ def test_a_strategy_is_compiled_for_its_own_architecture():
         assert min(one["instructions"][name] for name in ("HGMMA", "UTMALDG")) > 0
 
 
+def test_the_default_is_that_of_the_architecture():
+    pytest.importorskip("triton")
+    done = gpucnn_alone("triton_gemm", "--problem", "--op=linear --dtype=float16 mb32ic64oc64", "--json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = json.loads(done.stdout)
+    methods = {one["arch"]: one["config"]["method"] for one in report["kernels"]}
+    assert methods == {"sm_80": "pointers", "sm_90": "boxes"}
+    assert report["skipped"] == []
+
+
 def test_a_process_that_interprets_says_so():
     pytest.importorskip("triton")
     done = gpucnn_alone("triton_softmax_row", TRITON_INTERPRET="1")

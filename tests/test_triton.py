@@ -5,6 +5,8 @@ On the host they run in Triton's interpreter; with a GPU (`make gpu`) natively.
 
 import dataclasses
 import importlib.util
+import itertools
+import math
 import sys
 from pathlib import Path
 
@@ -22,7 +24,8 @@ from gpucnn.kernels.strategy import load
 from gpucnn.reference.winograd import POINTS, cook_toom
 
 torch = pytest.importorskip("torch")
-pytest.importorskip("triton")
+triton = pytest.importorskip("triton")
+tl = pytest.importorskip("triton.language")
 pytestmark = pytest.mark.gpu
 
 MACHINE = Machine("cuda" if has_gpu() else "cpu")
@@ -43,10 +46,19 @@ MAX, AVG = (load(f"pool.triton_{name}") for name in ("max_pool", "avg_pool"))
 ROWS, ROW, ONLINE, LOSS = (
     load(f"rowwise.triton_{name}") for name in ("softmax_rows", "softmax_row", "softmax_online", "cross_entropy")
 )
+LINEAR = load("gemm.triton_gemm")
 triton_gemm, triton_winograd = (
     sys.modules[f"gpucnn.kernels.{name}"] for name in ("triton_gemm", "conv.triton_winograd")
 )
 INF, NAN = np.inf, np.nan
+
+
+@triton.jit
+def place_kernel(places, tiles_m, tiles_n):
+    tile = tl.program_id(0)
+    tile_m, tile_n = triton_gemm.place(tile, tiles_m, tiles_n)
+    tl.store(places + 2 * tile, tile_m)
+    tl.store(places + 2 * tile + 1, tile_n)
 
 
 def judge(strategy, problem, arrays=None, exact=True):
@@ -107,6 +119,11 @@ CONFIGURED = [
     (LOSS, "--op=cross_entropy --reduction=sum 3x40001"),
     (LOSS, "--op=cross_entropy --reduction=none 2x21x12x12"),
     (LOSS, "--op=cross_entropy 2x3000x3"),
+    (LINEAR, "--op=linear --dtype=float16 --bias mb20ic136oc72"),
+    (LINEAR, "--op=linear --bias --activation=relu mb3ic70oc130"),
+    (LINEAR, "--op=linear --allow-tf32 mb70ic100oc66"),
+    (LINEAR, "--op=linear --dtype=bfloat16 --bias mb33ic37oc10"),
+    (LINEAR, "--op=linear --dtype=float64 --bias mb17ic33oc70"),
 ]
 
 
@@ -143,6 +160,34 @@ def test_programs_compute_tiles_in_turn(line, monkeypatch):
     assert found.verdict == "PASSED", found.message
 
 
+# The same of the fully connected layer, in whole and in parts, whose last reaches beyond the reduction's end.
+@pytest.mark.parametrize("parts", [1, 3])
+@pytest.mark.parametrize("method", ["boxes", "pointers"])
+def test_programs_compute_products_in_turn(method, parts, monkeypatch):
+    problem = parse("--op=linear --dtype=float16 --bias --activation=relu mb40ic200oc328")
+    config = next(config for config in reversed(LINEAR.configs(problem)) if config["method"] == method)
+    config = {**config, "block_k": 32, "parts": parts}
+    monkeypatch.setattr(sys.modules[type(LINEAR).__module__], "multiprocessors", lambda: 1)
+    monkeypatch.setattr(LINEAR, "configs", lambda _: [config])
+    plans = LINEAR.steps(problem)
+    assert [plan.stage for plan in plans] == ["product", "sum"][: 1 + (parts > 1)]
+    assert plans[0].grid[0] < plans[0].arguments["programs"]
+    assert set(plans[0].boxes) == ({"pointers": set(), "boxes": {"a", "b"} if parts > 1 else {"a", "b", "y"}}[method])
+    found = judge(LINEAR, problem)
+    assert found.verdict == "PASSED", found.message
+
+
+@pytest.mark.parametrize(("tiles_m", "tiles_n"), [(1, 1), (3, 5), (8, 2), (17, 3)])
+def test_every_tile_of_a_product_has_its_place(tiles_m, tiles_n):
+    """Neighbours in the order meet the same column, but at the ends of its runs of at most ROWS_TOGETHER rows."""
+    places = torch.empty(tiles_m * tiles_n, 2, dtype=torch.int32, device=MACHINE.device)
+    place_kernel[(tiles_m * tiles_n,)](places, tiles_m, tiles_n)
+    found = [tuple(place) for place in places.tolist()]
+    assert sorted(found) == [(m, n) for m in range(tiles_m) for n in range(tiles_n)]
+    runs = [len(list(run)) for _, run in itertools.groupby(found, key=lambda place: place[1])]
+    assert tiles_n == 1 or set(runs) <= {min(8, tiles_m), tiles_m % 8}
+
+
 def test_boxes_need_arrays_at_multiples_of_16_bytes():
     problem = parse("--allow-tf32 --layout=channels_last mb1ic4iw1oc4kw1")
     x, w, y = torch.zeros(5), torch.zeros(16), torch.zeros(4)
@@ -157,6 +202,29 @@ def test_boxes_need_a_gpu_of_their_architecture(monkeypatch):
     for capability, reasons in {(8, 0): ["It needs an sm_90 GPU, not an sm_80 one."], (9, 0): []}.items():
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda capability=capability: capability)
         assert TMA.unsupported(problem, "cuda") == reasons
+
+
+# Other GPUs have no such boxes: Triton would make loads of single elements of them.
+def test_linear_layers_have_boxes_on_sm_90_alone(monkeypatch):
+    problem = parse("--op=linear --dtype=float16 mb32ic64oc64")
+    for arch, first in {None: "boxes", "sm_80": "pointers", "sm_90": "boxes"}.items():
+        monkeypatch.setattr(sys.modules[type(LINEAR).__module__], "architecture", lambda arch=arch: arch)
+        methods = [config["method"] for config in LINEAR.configs(problem)]
+        assert methods[0] == first
+        assert set(methods) == {first, "pointers"}
+
+
+# Classifiers' heads: each is to read w once, and to give almost all multiprocessors some of it to read.
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("n", [1, 4, 16, 32])
+@pytest.mark.parametrize("sizes", ["ic1024oc1000", "ic2048oc1000", "ic4096oc4096", "ic9216oc4096", "ic25088oc4096"])
+def test_heads_occupy_the_gpu(sizes, n, dtype):
+    problem = parse(f"--op=linear --dtype={dtype} mb{n}{sizes}")
+    config = LINEAR.configs(problem)[0]
+    assert (config["method"] == "rows") == (n <= 4)
+    assert config["block_n"] >= n
+    product, *_ = LINEAR.steps(problem, **config)
+    assert math.prod(product.grid) >= 120
 
 
 # A plane that is read pixel by pixel is taken for one row; its columns have no stride of their own then.
@@ -214,6 +282,21 @@ def test_stem_of_nan_and_infinity(mode, value, layout):
     line = f"--dtype=float16 --layout={layout} mb2ic3ih11oc9kh3sh2ph1"
     problem, arrays = planted(line, x={NAN: 1, INF: 3, -INF: 2}, w={INF: 2, -INF: 1})
     found = judge(STEM, problem.replace(padding_mode=mode, padding_value=value), arrays)
+    assert found.verdict == "PASSED", found.message
+
+
+# Every method; reductions that end within a step, of which all but the last lie in vectors, and a part that ends there.
+@pytest.mark.parametrize("parts", [1, 2])
+@pytest.mark.parametrize("line", ["mb3ic72oc40", "mb3ic67oc40", "--bias mb20ic136oc72", "mb70ic100oc7"])
+@pytest.mark.parametrize("method", ["rows", "boxes", "pointers"])
+def test_linear_of_nan_and_infinity(method, line, parts, monkeypatch):
+    problem, arrays = planted(f"--op=linear --dtype=float16 {line}", x={NAN: 1, INF: 1, -INF: 1}, w={INF: 2, -INF: 1})
+    configs = [config for config in LINEAR.configs(problem) if config["method"] == method]
+    if not configs:
+        assert {"rows": problem.n > 4, "boxes": problem.c % 8 > 0}[method]
+        pytest.skip("It has no such method.")
+    monkeypatch.setattr(LINEAR, "configs", lambda _: [{**configs[-1], "parts": parts}])
+    found = judge(LINEAR, problem, arrays)
     assert found.verdict == "PASSED", found.message
 
 
@@ -402,15 +485,16 @@ def split(x):
 # What the interpreter does not show, which multiplies in float32: three products of TF32 numbers keep the bound, of which
 # few terms leave the least; one product does not.  A GPU does so by itself.
 @pytest.mark.parametrize(
-    ("strategy", "channels", "size", "kept"),
+    ("strategy", "line", "kept"),
     [
-        *((strategy, channels, size, True) for strategy in (F2X3, F4X3) for channels, size in ((1, 30), (16, 12))),
-        *((strategy, 16, 12, False) for strategy in (F2X3, F4X3)),
-        *((IM2COL, 64, 8, kept) for kept in (True, False)),
+        *((strategy, line, True) for strategy in (F2X3, F4X3) for line in ("mb1ic1ih30oc8kh3", "mb1ic16ih12oc8kh3")),
+        *((strategy, "mb1ic16ih12oc8kh3", False) for strategy in (F2X3, F4X3)),
+        *((IM2COL, "mb1ic64ih8oc8kh1", kept) for kept in (True, False)),
+        *((LINEAR, "--op=linear mb64ic64oc8", kept) for kept in (True, False)),
     ],
 )
 @pytest.mark.skipif(has_gpu(), reason="what is patched is the interpreter")
-def test_split_products_keep_the_bound(strategy, channels, size, kept, monkeypatch):
+def test_split_products_keep_the_bound(strategy, line, kept, monkeypatch):
     from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
 
     def create_dot(self, a, b, acc, precision, _):
@@ -420,7 +504,7 @@ def test_split_products_keep_the_bound(strategy, channels, size, kept, monkeypat
         return TensorHandle((acc.data + total).astype(np.float32), acc.dtype.scalar)
 
     monkeypatch.setattr(InterpreterBuilder, "create_dot", create_dot)
-    found = judge(strategy, parse(f"mb1ic{channels}ih{size}oc8kh{3 if channels < 64 else 1}"))
+    found = judge(strategy, parse(line))
     assert found.verdict == ("PASSED" if kept else "FAILED"), found.message
 
 
@@ -447,12 +531,16 @@ def test_split_products_keep_the_bound(strategy, channels, size, kept, monkeypat
         (ONLINE, "--op=softmax --axis=1 3x20x7"),
         (ONLINE, "--op=softmax --axis=0 6000x5"),
         (LOSS, "--op=cross_entropy --reduction=none 3x20x7"),
+        (LINEAR, "--op=linear --bias mb3ic33oc7"),
+        (LINEAR, "--op=linear --bias mb5ic33oc7"),
+        (LINEAR, "--op=linear --bias --dtype=float16 mb19ic32oc7"),
     ],
 )
 def test_indices_of_64_bits(strategy, line, monkeypatch):
     for name in (
         *("conv.triton_implicit_gemm", "conv.triton_direct", "conv.triton_depthwise", "conv.triton_stem"),
         *("conv.triton_im2col_gemm", "conv.triton_winograd", "pool.triton_window", "rowwise.triton_rows"),
+        "gemm.triton_gemm",
     ):
         monkeypatch.setattr(sys.modules[f"gpucnn.kernels.{name}"], "wide", lambda _: True)
     problem = parse(line)
@@ -530,6 +618,30 @@ def test_the_last_outputs_of_more_than_2_to_the_31(strategy, line, in_place, mon
     assert written[-1]
     assert torch.allclose(got[written], expected[written], rtol=2**-10, atol=0)
     assert not y.view(-1)[: 1 << 22].any()
+
+
+# The same of the fully connected layer: of w's last rows in `rows`, of x's and y's by pointers.
+@pytest.mark.skipif(has_gpu(), reason="a GPU runs all programs")
+@pytest.mark.parametrize(("line", "method"), [("mb2ic1024oc2099200", "rows"), ("mb2099200ic1024oc1024", "pointers")])
+def test_the_last_rows_of_more_than_2_to_the_31(line, method, in_place, monkeypatch):
+    from triton.runtime.interpreter import interpreter_builder as builder
+
+    problem = parse(f"--op=linear --dtype=float16 {line}")
+    monkeypatch.setattr(sys.modules[type(LINEAR).__module__], "multiprocessors", lambda: 2**31)  # a program a tile
+    config = next(config for config in reversed(LINEAR.configs(problem)) if config["method"] == method)
+    (plan,) = LINEAR.steps(problem, **{**config, "parts": 1})
+    assert plan.arguments["WIDE"]
+    full, dim, idx = plan.grid[0], builder.set_grid_dim, builder.set_grid_idx
+    monkeypatch.setattr(builder, "set_grid_dim", lambda *_: dim(full, 1, 1))
+    monkeypatch.setattr(builder, "set_grid_idx", lambda x, y, z: idx(full - 1 + x, 0, 0))
+    shapes = {**problem.inputs(), **problem.outputs()}
+    x, w, y = (torch.from_numpy(sparse(shapes[name])) for name in "xwy")
+    x[-2:], w[-64:] = torch.arange(1024) % 5 + 1, torch.arange(1024) % 3
+    names = {name: {"x": x, "w": w, "y": y}[array] for name, array in plan.arrays().items()}
+    dataclasses.replace(plan, grid=(1,))(**names)
+    expected = x[-1].float() @ w[-1].float()
+    assert y[-2:, -2:].tolist() == [[expected.half().item()] * 2] * 2
+    assert not y.view(-1)[: 1 << 20].any()
 
 
 def test_bfloat16_is_rounded_to_nearest_even():
@@ -645,6 +757,25 @@ FAULTS = [
     (LOSS, "(chosen - top)", "chosen", "--op=cross_entropy 33x7"),
     (LOSS, "/= tl.sum(count, 0).to(NUMBER)", "/= programs", "--op=cross_entropy 33x7"),
     (LOSS, "+ t * inner", "+ t", "--op=cross_entropy 3x7x5"),
+    *(
+        (LINEAR, right, wrong, f"--op=linear {line}")
+        for right, wrong, line in (
+            ("tl.minimum(o_m, M - 1)", "tl.minimum(o_m, M - 2)", "mb17ic33oc40"),
+            ("f = tl.load(p_a + o_k, mask=o_k < C", "f = tl.load(p_a + o_k, mask=o_k < C - 1", "mb17ic33oc40"),
+            ("(part * steps + step) * BLOCK_K", "step * BLOCK_K", "mb17ic3000oc40"),
+            ("a.load([m0, k0])", "a.load([m0, 0])", "--allow-tf32 mb17ic72oc40"),
+            ("y.store([n0, m0]", "y.store([0, m0]", "--dtype=float16 mb100ic64oc64"),
+            ("bias + o_m, mask=o_m < M", "bias + o_m, mask=o_m < M - 1", "--bias mb17ic33oc40"),
+            ("bias + o_n, mask=o_n < N", "bias + o_n, mask=o_n < N - 1", "--bias mb17ic33oc10"),
+            ("row += part * (N if W_FIRST else M)", "row += part * N - part", "mb17ic3000oc40"),
+            ("x + n * C + o_k", "x + o_k", "mb3ic33oc40"),
+            ("(o_next < C) & (step + 1 < steps)", "o_next < C - 1", "--dtype=float16 mb3ic1025oc40"),
+            ("tl.minimum(o_m, K - 1)", "tl.minimum(o_m, K - 2)", "mb3ic33oc40"),
+            ("o_y += part * N * K", "o_y += part * K", "mb3ic30000oc2"),
+            ("(o_p < parts)", "(o_p < parts - 1)", "mb17ic3000oc40"),
+            ("bias + o_y % K", "bias + o_y // K", "--bias mb17ic3000oc40"),
+        )
+    ),
 ]
 
 

@@ -127,9 +127,23 @@ rowwise.triton_cross_entropy --op=cross_entropy --dtype=float16 8x21x512x512
 rowwise.triton_cross_entropy --op=cross_entropy --reduction=none --dtype=float64 8x21x511x511
 rowwise.triton_cross_entropy --op=cross_entropy 2048x150x1024x1024
 rowwise.triton_cross_entropy --op=cross_entropy --reduction=none 2x60000x3x3
+gemm.triton_gemm --op=linear --dtype=float16 mb4096ic4096oc4096
+gemm.triton_gemm --op=linear --dtype=bfloat16 --bias --activation=gelu mb4096ic4096oc4096
+gemm.triton_gemm --op=linear --allow-tf32 mb4096ic4096oc4096
+gemm.triton_gemm --op=linear --allow-tf32 --bias --activation=tanh mb4096ic4096oc1001
+gemm.triton_gemm --op=linear --bias --activation=silu mb256ic2048oc1000
+gemm.triton_gemm --op=linear --dtype=float64 --activation=tanh mb256ic2048oc4096
+gemm.triton_gemm --op=linear --dtype=float16 --activation=silu mb256ic2047oc4096
+gemm.triton_gemm --op=linear --dtype=float16 --bias mb32ic2048oc1000
+gemm.triton_gemm --op=linear --bias --activation=sigmoid mb65536ic65536oc10
+gemm.triton_gemm --op=linear --dtype=float16 mb1ic25088oc4096
+gemm.triton_gemm --op=linear --bias --activation=tanh mb4ic2049oc1000
+gemm.triton_gemm --op=linear --dtype=float64 --bias --activation=tanh mb4ic4096oc10
+gemm.triton_gemm --op=linear --dtype=bfloat16 mb2ic65536oc65536
 """
 
-# Where all of x, or of a stage of products, is to be loaded 16 bytes at a time, in the default configuration: what makes channels_last and long rows fast.
+# Where all of x, or of a stage of products, is to be loaded 16 bytes at a time, in the default configuration, if not by
+# boxes: what makes channels_last and long rows fast.
 WIDE_LOADS = """
 conv.triton_implicit_gemm --dtype=float16 --layout=channels_last mb8ic128ih28oc128kh3ph1
 conv.triton_implicit_gemm --allow-tf32 --layout=channels_last mb8ic128ih28oc128kh3ph1
@@ -147,6 +161,9 @@ rowwise.triton_softmax_rows --op=softmax --axis=1 8x1000x28x28
 rowwise.triton_softmax_row --op=log_softmax 16384x32768
 rowwise.triton_softmax_online --op=softmax --dtype=bfloat16 1024x131072
 rowwise.triton_softmax_online --op=softmax --axis=1 8x8192x28x28
+gemm.triton_gemm --op=linear --dtype=float16 mb1ic25088oc4096
+gemm.triton_gemm --op=linear --dtype=float16 mb4096ic4096oc4096
+gemm.triton_gemm --op=linear --dtype=float64 --activation=tanh mb256ic2048oc4096
 """
 
 # Rows that start or end within a vector: their bodies are loaded 16 bytes at a time, and all of their edges by so many
@@ -166,6 +183,9 @@ WIDE_ROWS = {
     "conv.triton_depthwise --dtype=float16 --layout=channels_last g64mb32ic64ih56oc64kh3ph1": 3 * (4 + 2),
     "conv.triton_depthwise --layout=channels_last --bias --activation=relu g512mb32ic512ih14oc512kh3ph1": 3 * (7 + 2),
 }
+
+# The strategies some of whose kernels take boxes, on sm_90 alone.
+BOXED = {"conv.triton_implicit_gemm_tma", "gemm.triton_gemm"}
 
 # One of each kernel, with sizes of 1 and multiples of 16, which Triton's launcher would compile specially if it might.
 LAUNCHED = """
@@ -190,6 +210,9 @@ rowwise.triton_softmax_online --op=softmax --axis=1 1x65536x16
 rowwise.triton_cross_entropy --op=cross_entropy 16x16
 rowwise.triton_cross_entropy --op=cross_entropy 16x65536
 rowwise.triton_cross_entropy --op=cross_entropy --reduction=none 16x16x16
+gemm.triton_gemm --op=linear --bias mb1ic16oc16
+gemm.triton_gemm --op=linear --dtype=float16 mb16ic16oc16
+gemm.triton_gemm --op=linear --bias --allow-tf32 mb16ic4096oc16
 """
 
 
@@ -200,7 +223,7 @@ def lines(text):
 def plans(line, capability):
     """(strategy, configuration, plan) of a line in every configuration, the default first, each code once in each.
 
-    None of a strategy that is for other GPUs.
+    None of a strategy, or with a configuration, that is for other GPUs.
     """
     from gpucnn.kernels.problem import parse
     from gpucnn.kernels.strategy import load
@@ -208,7 +231,9 @@ def plans(line, capability):
     entry, _, problem = line.partition(" ")
     strategy, problem = load(entry), parse(problem)
     found = []
-    for config in [] if strategy.foreign(f"sm_{capability}") else strategy.configs(problem):
+    for config in strategy.configs(problem):
+        if strategy.foreign(f"sm_{capability}", **config):
+            continue
         own = {plan.code: plan for plan in strategy.steps(problem, **config)}
         found += [(strategy, config, plan) for plan in own.values()]
     return found
@@ -223,12 +248,12 @@ def loads_of(ptx):
 
 def compile_all(capability):
     """What the tests read of each compiled kernel."""
-    from gpucnn.kernels import parse
     from gpucnn.kernels.offline import compile_triton
 
     report, known = [], {}  # configurations of a strategy of several launches share some of them
     for line in lines(COMPILED):
-        for strategy, config, plan in plans(line, capability):
+        found = plans(line, capability)
+        for strategy, config, plan in found:
             if plan.code not in known:
                 known[plan.code] = compile_triton(plan, f"sm_{capability}"), plan.compile(capability).asm["ptx"]
             compiled, ptx = known[plan.code]
@@ -236,30 +261,32 @@ def compile_all(capability):
                 {
                     "line": line,
                     "config": config,
-                    "default": config == strategy.configs(parse(line.partition(" ")[2]))[0],
+                    "default": config == found[0][1],
                     "spilled": max(compiled.spill_store_bytes, compiled.spill_load_bytes),
                     "faults": compiled.faults(strategy.budget),
-                    "multiplies": plan.stage in ("kernel", "gemm"),
+                    "multiplies": plan.stage in ("kernel", "gemm", "product"),
                     "loads": sorted(set(loads_of(ptx))),
                     "narrow_loads": sum(size < 16 for size in loads_of(ptx)),
                     "wide_loads": len(re.findall(r"ld\.global\S*\.v4\.b32 ", ptx)),
                     "tensor_cores": "mma" in ptx,
-                    "instructions": compiled.instructions if strategy.archs else None,
+                    "boxed": bool(plan.boxes),
+                    "instructions": compiled.instructions if plan.boxes else None,
                 }
             )
     return report
 
 
-def is_boxed(instructions):
+def takes_boxes(instructions):
     """Whether a kernel multiplies by warp groups, what the memory accelerator loads, and keeps all in registers."""
     count = instructions.get
     return min(count("HGMMA"), count("UTMALDG")) > 0 and count("HMMA") + count("LDL") + count("STL") == 0
 
 
-def left_out(report):
-    """The tiles of the tables that no line leads to."""
+def left_out(report, boxes):
+    """The tiles of the tables that no line leads to; with those that are for boxes, or without."""
     from gpucnn.kernels import triton_gemm
     from gpucnn.kernels.conv import triton_direct, triton_implicit_gemm
+    from gpucnn.kernels.gemm import triton_gemm as linear
 
     tables = {
         "direct": triton_direct.TILES,
@@ -271,6 +298,11 @@ def left_out(report):
         own = [one for one in report if one["line"].startswith(f"conv.triton_{name} ")]
         tiles = {tuple(one["config"].values())[:5] for one in own}
         missing += [tile for row in table.values() for tile in row if tile not in tiles]
+    own = [one["config"] for one in report if one["line"].startswith("gemm.triton_gemm ")]
+    for method, table in (("boxes", linear.BOXED_TILES if boxes else {}), ("pointers", triton_gemm.TILES)):
+        # Stages are not compared: a small tile has more.
+        tiles = {linear.tile_of(config)[:4] for config in own if config["method"] == method}
+        missing += [tile for row in table.values() for tile in row if tile[:4] not in tiles]
     return missing
 
 
@@ -313,17 +345,21 @@ if __name__ == "__main__":
     target = int(sys.argv[1])
     compiled = compile_all(target)
     different = launched_differently(target)
-    print(json.dumps({"compiled": compiled, "left out": left_out(compiled), "launched differently": different}))
+    print(
+        json.dumps(
+            {"compiled": compiled, "left out": left_out(compiled, target == 90), "launched differently": different}
+        )
+    )
 
 
 def on_tensor_cores(one):
     """Whether a kernel is to multiply on tensor cores: TF32 and 16 bits, not strict float32; None where either is well."""
     line, precision = one["line"], one["config"].get("precision")
-    if not line.startswith("conv.") or not one["multiplies"] or "--dtype=float64" in line:
+    if not line.startswith(("conv.", "gemm.")) or not one["multiplies"] or "--dtype=float64" in line:
         return None
-    if "_direct" in line or "_depthwise" in line:
+    if "_direct" in line or "_depthwise" in line or one["config"].get("method") == "rows":
         return False
-    if "_tma" in line:  # strict float32 by three products of TF32
+    if one["boxed"]:  # strict float32 by three products of TF32
         return True
     half = "float16" in line and "winograd" not in line  # whose products are of float32
     return half or "--allow-tf32" in line or precision == "tf32x3"
@@ -347,13 +383,14 @@ def test_kernels_compile_for(capability):
     assert [one for one in compiled if one["faults"]] == []
     assert [one for one in compiled if one["default"] and one["spilled"]] == []
     defaults = {one["line"]: one for one in reversed(compiled) if one["multiplies"]}
-    assert [defaults[line] for line in lines(WIDE_LOADS) if defaults[line]["loads"] != [16]] == []
+    wide = [defaults[line] for line in lines(WIDE_LOADS)]
+    assert [one for one in wide if not one["boxed"] and one["loads"] != [16]] == []
     assert {line: defaults[line]["wide_loads"] for line in WIDE_ROWS} == WIDE_ROWS
     assert [defaults[line] for line in EDGED if defaults[line]["loads"][1:] != [16]] == []
     assert {line: defaults[line]["narrow_loads"] for line in EDGED} == EDGED
-    boxed = [one for one in compiled if "_tma " in one["line"]]
-    assert bool(boxed) == (capability == 90)
-    assert [one for one in boxed if one["instructions"] is not None and not is_boxed(one["instructions"])] == []
+    boxed = [one for one in compiled if one["boxed"]]
+    assert {one["line"].partition(" ")[0] for one in boxed} == (BOXED if capability == 90 else set())
+    assert [one for one in boxed if one["instructions"] is not None and not takes_boxes(one["instructions"])] == []
     assert {on_tensor_cores(one) for one in compiled} == {True, False, None}
     assert [one for one in compiled if on_tensor_cores(one) not in (None, one["tensor_cores"])] == []
     assert report["launched differently"] == []

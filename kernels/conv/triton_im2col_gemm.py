@@ -40,7 +40,6 @@ from ..triton_gemm import Matrices, Product, Tile
 WORKSPACE_LIMIT = 1 << 30  # bytes
 L2_LIMIT = 24 << 20  # half of an H100's L2
 ELEMENTS = 16  # of which a cut's pixels are a multiple
-SPLIT_LENGTH = 64  # from this reduction on, the bound allows three TF32 products: see `precisions`
 BLOCK = 4096  # elements of a program's part of the columns, 8 a thread
 NUM_WARPS = 16
 
@@ -201,19 +200,6 @@ def is_wide(problem: ConvProblem, count: int) -> bool:
     return wide(problem) or count * column_elements(problem) > 2**31 - 2**16
 
 
-def precisions(problem: ConvProblem) -> tuple[str, ...]:
-    """In which the products may be computed, the fastest first.
-
-    A product of split factors errs by at most 8 units of 2**-24, and a sum of n products may err by 2.5n of them.  A
-    step's products, at most 32, are added up apart, which costs 80, and every step's sum costs one: together with the 8
-    less than 2.5n where n >= SPLIT_LENGTH.
-    """
-    if problem.allow_tf32:
-        return ("tf32",)
-    split = problem.dtype == "float32" and problem.reduction_length() >= SPLIT_LENGTH
-    return ("tf32x3", "ieee") if split else ("ieee",)
-
-
 class TritonIm2colGemm(TritonStrategy):
     name = "triton_im2col_gemm"
     operations = ("conv2d",)
@@ -225,7 +211,7 @@ class TritonIm2colGemm(TritonStrategy):
         found = []
         rounds = cuts(problem, WORKSPACE_LIMIT)
         one = product(problem, *(rounds[0] if rounds else (0, 0)))
-        for precision in precisions(problem):
+        for precision in triton_gemm.precisions(problem):
             for tile in triton_gemm.tiles(one, precision):
                 found.append({**tile, "precision": precision, "workspace_limit": WORKSPACE_LIMIT})
         if len(cuts(problem, L2_LIMIT)) > 1:
