@@ -23,7 +23,7 @@ ORDER = {
         ),
         "pool": ("torch", "cupy_max_pool", "triton_max_pool", "triton_avg_pool"),
         "rowwise": ("torch", "cupy_softmax", "triton_softmax"),
-        "gemm": ("torch",),
+        "gemm": ("torch", "cupy_gemm", "cupy_gemm_tiled"),
     },
     "cpu": {
         "conv": ("torch", "numpy_im2col_gemm"),

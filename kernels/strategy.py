@@ -49,6 +49,8 @@ STRATEGIES = (  # the folder's name, then the strategy's; in the order in which 
     "rowwise.triton_softmax",
     "gemm.torch",
     "gemm.numpy",
+    "gemm.cupy_gemm",
+    "gemm.cupy_gemm_tiled",
 )
 
 # Folder -> the operators that its strategies may compute.  No folder has an operator's name: Python would put the
