@@ -20,16 +20,17 @@ __global__ void epilogue(const Sum* sums, const T* b, T* y, long long total, lon
   for (; i < total; i += step, k += step_k, k -= k >= K ? K : 0) {
     const bool whole = i + V <= total;
     A sum[V] = {};
-#pragma unroll 4
-    for (int part = 0; part < parts; ++part) {
-      const Sum* const from = sums + part * stride + i;
-      if (whole) {
-        const Pack<Sum, V> pack = *reinterpret_cast<const Pack<Sum, V>*>(from);
+    if (whole) {
+#pragma unroll 8
+      for (int part = 0; part < parts; ++part) {
+        const Pack<Sum, V> pack = *reinterpret_cast<const Pack<Sum, V>*>(sums + part * stride + i);
 #pragma unroll
         for (int v = 0; v < V; ++v) sum[v] += static_cast<A>(pack.v[v]);
-      } else {
+      }
+    } else {
+      for (int part = 0; part < parts; ++part) {
 #pragma unroll
-        for (int v = 0; v < V; ++v) sum[v] += i + v < total ? static_cast<A>(from[v]) : A(0);
+        for (int v = 0; v < V; ++v) sum[v] += i + v < total ? static_cast<A>(sums[part * stride + i + v]) : A(0);
       }
     }
     if (b && whole_rows) {

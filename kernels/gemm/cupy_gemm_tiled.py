@@ -37,11 +37,13 @@ from .cupy_gemm import epilogue_kernel, part_stride, sum_dtype
 SOURCE = "gemm/cupy_gemm_tiled.cu"
 FEW_ROWS = 8  # of x, up to which it is not tiled
 # What the choice counts with, an estimate: multiprocessors of an H100 or H200 (an A100 has 108); of each, per clock, the
-# multiply-adds that are reached, and bytes that come from memory, and from L2; clocks to start, and to add parts up.
+# multiply-adds that are reached, and bytes that come from memory, and from L2; threads that are resident, and bytes of
+# shared memory; clocks that a load takes, that a block takes beside its loads, and that parts take to be added up.
 MULTIPROCESSORS = 132
 RATES = {"16-bit vectors": 500, "16-bit": 500, "tf32": 250, "float32": 100, "float64": 50}
 MEMORY, L2, FMA = 16, 32, 100
-STARTED, ADDED = 1000, 2500
+RESIDENT, SHARED = 1024, 227 << 10
+LATENCY, STARTED, ADDED, ADDED_PART = 700, 200, 2500, 80
 
 
 class Tile(NamedTuple):
@@ -147,28 +149,33 @@ def part_length(plan: Tiled | Rows, problem: LinearProblem) -> int:
 
 
 def clocks(plan: Tiled | Rows, problem: LinearProblem) -> float:
-    """The time that a plan is expected to take: the multiprocessors' share of blocks, and half of one to begin with."""
+    """The time that a plan is expected to take: that of a multiprocessor's blocks, or of the latencies of their loads."""
     size, length = DTYPES[problem.dtype], part_length(plan, problem)
     if isinstance(plan, Tiled):
         k, m, d, *_ = plan.tile
+        warps, stages = plan.tile.warps_k * plan.tile.warps_m, plan.tile.stages
+        each = up(tile_count(plan.tile, problem) * plan.parts, MULTIPROCESSORS)
+        resident = min(each, RESIDENT // 64 // warps, SHARED // shared_bytes(plan.tile, problem))
         instructions = 1 / (16 * together(problem))
         block = length * d * (k * m / RATES[table(problem)] + (k + m) * (size / L2 + instructions))
-        blocks = tile_count(plan.tile, problem) * plan.parts
+        block *= 1 + 2 / (resident * warps)  # what few warps do not overlap
+        waiting = up(each, resident) * (length + stages) * LATENCY / (stages - 1)
     else:
         rows = row_block(problem)
+        each = up(up(problem.k, plan.filters) * plan.parts, MULTIPROCESSORS)
         loaded = max(plan.filters * size / MEMORY, (plan.filters + rows) * size / (2 * L2))
         block = length * max(loaded, plan.filters * rows / FMA)
-        # A load's latency, which other warps' loads hide as far as there are any.
-        steps = up(length, plan.threads * together(problem))
-        block += 100 + 600 * steps * plan.threads / 2048
-        blocks = up(problem.k, plan.filters) * plan.parts
-    adding = ADDED + plan.parts * problem.n * problem.k * max(4, size) / (MULTIPROCESSORS * MEMORY)
-    return STARTED + (up(blocks, MULTIPROCESSORS) + 0.5) * block + (adding if plan.parts > 1 else 0)
+        waiting = up(each * plan.threads, RESIDENT) * up(length, plan.threads * together(problem)) * LATENCY
+    time = max(each * (STARTED + block), waiting)
+    if plan.parts == 1:
+        return time
+    moved = plan.parts * problem.n * problem.k * max(4, size) / (MULTIPROCESSORS * MEMORY)
+    return time + ADDED + max(ADDED_PART * plan.parts, 2 * moved)
 
 
 def parts_for(blocks: int, longest: int) -> list[int]:
     """Numbers of parts that fill the multiprocessors up to four times, of a reduction of `longest` steps."""
-    wanted = [wave * MULTIPROCESSORS // max(1, blocks) for wave in (1, 2, 4)]
+    wanted = [wave * MULTIPROCESSORS // max(1, blocks) for wave in (1, 2, 3, 4)]
     return sorted({1, *(min(parts, longest) for parts in wanted if parts > 1 and longest > 1)})
 
 
