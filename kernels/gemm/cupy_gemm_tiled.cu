@@ -195,26 +195,29 @@ __global__ void __launch_bounds__(32 * WARPS_K* WARPS_M, resident_blocks(BK* BM,
 
 // linear_rows ----------------------------------------------------------------------------------------------------------
 
-// Each of COUNT sums, added up over the warp; a lane returns the lane * COUNT / 32-th.
+// The first COUNT sums of each lane, added up over the warp; a lane returns the lane * COUNT / 32-th.
 //
-// Lanes whose numbers differ in one bit halve their work: one keeps the first half of the sums and gives away the other,
-// its partner the reverse.  So 32 sums take 16 + 8 + 4 + 2 + 1 shuffles, and not 32 * 5.  A last sum is added as it is.
-template <int COUNT, typename A>
-__device__ A warp_sums(A (&sum)[COUNT]) {
-  static_assert(COUNT <= 32 && 32 % COUNT == 0, "as many as lanes, or fewer");
-  const int lane = threadIdx.x % 32;
+// Lanes whose numbers differ in bit BIT share the work: one keeps the first half of its sums and gives away the other, its
+// partner the reverse.  So 32 sums take 16 + 8 + 4 + 2 + 1 shuffles, and not 32 * 5.  A last sum is added as it is.
+template <int COUNT, int BIT = 16, typename A, int ROOM>
+__device__ A warp_sums(A (&sum)[ROOM]) {
+  static_assert(COUNT <= 2 * BIT || COUNT == 1, "no more sums than lanes");
+  if constexpr (COUNT > 1) {
+    constexpr int HALF = COUNT / 2;
+    const bool second = threadIdx.x & BIT;
 #pragma unroll
-  for (int bit = 16; bit > 0; bit /= 2) {
-    const int half = COUNT * bit / 32;
-    const bool second = lane & bit;
-#pragma unroll
-    for (int i = 0; i < half; ++i) {
-      const A given = second ? sum[i] : sum[i + half], kept = second ? sum[i + half] : sum[i];
-      sum[i] = kept + __shfl_xor_sync(0xffffffff, given, bit);
+    for (int i = 0; i < HALF; ++i) {
+      const A given = second ? sum[i] : sum[i + HALF], kept = second ? sum[i + HALF] : sum[i];
+      sum[i] = kept + __shfl_xor_sync(0xffffffff, given, BIT);
     }
-    if (half == 0) sum[0] += __shfl_xor_sync(0xffffffff, sum[0], bit);
+  } else {
+    sum[0] += __shfl_xor_sync(0xffffffff, sum[0], BIT);
   }
-  return sum[0];
+  if constexpr (BIT > 1) {
+    return warp_sums<(COUNT + 1) / 2, BIT / 2>(sum);
+  } else {
+    return sum[0];
+  }
 }
 
 constexpr int MOST_WARPS = 8;
@@ -260,7 +263,7 @@ __global__ void __launch_bounds__(32 * MOST_WARPS)
   }
 
   __shared__ A warps[MOST_WARPS][COUNT];
-  const A own = warp_sums(sum);
+  const A own = warp_sums<COUNT>(sum);
   if (threadIdx.x % (32 / COUNT) == 0) warps[threadIdx.x / 32][threadIdx.x % 32 * COUNT / 32] = own;
   __syncthreads();  // every warp's sums are written
   if (threadIdx.x >= COUNT) return;

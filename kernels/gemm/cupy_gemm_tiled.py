@@ -14,8 +14,9 @@ parts  Where either makes too few blocks for the multiprocessors, that many bloc
 16-bit products are summed in float32 and rounded once.  16 bytes are loaded at a time where C is a multiple of so many,
 else 8, 4 or 2 of them; single 16-bit elements go through registers, as nothing copies them asynchronously.
 
-FLOPs: 2*N*C*K, times the waste of tiles that hang over N, K and C.  Bytes: tile: w once for each tile of rows and x once
-for each of columns, mostly from L2, y once; rows: w and y once, x from the caches; parts: their sums, written and read.
+FLOPs: 2*N*C*K, times the waste of tiles that hang over N, K and C.
+Bytes: tile: w once for each tile of rows, and x once for each of columns, mostly from L2, y once; rows: w and y once, x
+from the caches; parts: their sums, written and read.
 Limits: WMMA has every warp bring its operands from shared memory to registers; it does not reach the peak of Hopper's
 tensor cores, which only WGMMA does.  With few rows memory's bandwidth.  Compute capability 8.0 is needed but for
 float16 and strict float32.
@@ -36,12 +37,12 @@ from .cupy_gemm import epilogue_kernel, part_stride, sum_dtype
 
 SOURCE = "gemm/cupy_gemm_tiled.cu"
 FEW_ROWS = 8  # of x, up to which it is not tiled
-# What the choice counts with, an estimate: multiprocessors of an H100 or H200 (an A100 has 108); of each, per clock, the
-# multiply-adds that are reached, and bytes that come from memory, and from L2; threads that are resident, and bytes of
-# shared memory; clocks that a load takes, that a block takes beside its loads, and that parts take to be added up.
+# What the choice counts with, an estimate: multiprocessors of an H100 or H200 (an A100 has 108); of each, per clock,
+# multiply-adds, bytes that come from memory, from L2, and from the first-level cache; threads that are resident, and
+# bytes of shared memory; clocks that a load takes, a block beside its loads, and parts to be added up, in all and each.
 MULTIPROCESSORS = 132
 RATES = {"16-bit vectors": 500, "16-bit": 500, "tf32": 250, "float32": 100, "float64": 50}
-MEMORY, L2, FMA = 16, 32, 100
+MEMORY, L2, L1 = 16, 32, 64
 RESIDENT, SHARED = 1024, 227 << 10
 LATENCY, STARTED, ADDED, ADDED_PART = 700, 200, 2500, 80
 
@@ -77,7 +78,7 @@ TILES = {
         Tile(128, 128, 16, 2, 2, 3),
         Tile(64, 128, 16, 2, 2, 3),
         Tile(64, 64, 32, 2, 2, 3),
-        Tile(64, 32, 32, 2, 1, 3),
+        Tile(64, 32, 32, 2, 2, 3),
         Tile(64, 16, 32, 4, 1, 3),
         Tile(32, 32, 32, 1, 2, 3),
     ),
@@ -149,7 +150,7 @@ def part_length(plan: Tiled | Rows, problem: LinearProblem) -> int:
 
 
 def clocks(plan: Tiled | Rows, problem: LinearProblem) -> float:
-    """The time that a plan is expected to take: that of a multiprocessor's blocks, or of the latencies of their loads."""
+    """The time that a plan is expected to take: that of a multiprocessor's blocks, or of their loads' latencies."""
     size, length = DTYPES[problem.dtype], part_length(plan, problem)
     if isinstance(plan, Tiled):
         k, m, d, *_ = plan.tile
@@ -163,8 +164,8 @@ def clocks(plan: Tiled | Rows, problem: LinearProblem) -> float:
     else:
         rows = row_block(problem)
         each = up(up(problem.k, plan.filters) * plan.parts, MULTIPROCESSORS)
-        loaded = max(plan.filters * size / MEMORY, (plan.filters + rows) * size / (2 * L2))
-        block = length * max(loaded, plan.filters * rows / FMA)
+        loaded = max(plan.filters * size / MEMORY, (plan.filters + rows) * size / L1)
+        block = length * max(loaded, plan.filters * rows / RATES["float64" if size == 8 else "float32"])
         waiting = up(each * plan.threads, RESIDENT) * up(length, plan.threads * together(problem)) * LATENCY
     time = max(each * (STARTED + block), waiting)
     if plan.parts == 1:
@@ -232,7 +233,7 @@ class CupyGemmTiled(CudaStrategy):
     name = "cupy_gemm_tiled"
     operations = ("linear",)
     stages = ("product", "sum")
-    null = ("b", "none")
+    null = ("b", "parts")
     budget = Budget(shared_bytes=132 << 10)
 
     def limits(self, problem: LinearProblem, device: str) -> list[str]:
@@ -282,7 +283,6 @@ class CupyGemmTiled(CudaStrategy):
             },
             shared_bytes=shared,
             stage="product",
-            renamed={} if plan.parts > 1 else {"parts": "none"},
             alignment=dict.fromkeys(("x", "w", "y"), 16),
         )
         return [product, *([epilogue_kernel(problem, "parts", plan.parts, "sum")] if plan.parts > 1 else [])]

@@ -44,6 +44,12 @@ PROBLEMS = [
     ("rowwise.cupy_softmax", "--op=log_softmax --dtype=float16 3x700"),
     ("rowwise.cupy_softmax", "--op=softmax 2x16400"),
     ("rowwise.cupy_softmax", "--op=log_softmax --dtype=float64 --axis=1 2x21x23"),
+    ("gemm.cupy_gemm", "--op=linear --dtype=bfloat16 --bias --activation=relu mb13ic40oc37"),
+    ("gemm.cupy_gemm_tiled", "--op=linear --bias --activation=gelu mb37ic50oc70"),
+    ("gemm.cupy_gemm_tiled", "--op=linear --dtype=float16 --bias mb70ic75oc40"),
+    ("gemm.cupy_gemm_tiled", "--op=linear --allow-tf32 --bias mb20ic900oc37"),
+    ("gemm.cupy_gemm_tiled", "--op=linear --dtype=float16 --bias --activation=gelu mb5ic1000oc7"),
+    ("gemm.cupy_gemm_tiled", "--op=linear mb1ic30000oc5"),
 ]
 SETTINGS = [
     {"order": "descending"},
