@@ -71,13 +71,15 @@ class TileCopy {
   __device__ TileCopy(const T* first_row, int rows, int C)
       : first_row(first_row), rows(rows), C(C), outer(threadIdx.x / INNER), inner(threadIdx.x % INNER * V) {}
 
-  // Begin to copy columns c0 on.  Beyond C there are zeros; a row beyond the last is the last, its sums go nowhere.
+  // Begin to copy columns c0 on.  Beyond C there are zeros; instead of a row beyond the last comes one that
+  // exists, and its sums go nowhere.
   __device__ void fetch(T* tile, int c0) {
     const int c = c0 + inner;
     T* const to = tile + outer * PITCH + inner;
+    const T* from = first_row + min(outer, rows - 1) * C + c;
 #pragma unroll
     for (int i = 0; i < COPIES; ++i) {
-      const T* const from = first_row + min(outer + i * APART, rows - 1) * C + c;
+      if (i > 0 && outer + i * APART < rows) from += APART * C;
       if constexpr (HOLDS) {
         held[i] = c < C ? *from : T(0);
       } else if (c < C) {
