@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..kernels import arrays
-from ..kernels.problem import DTYPES, Problem, Shape
+from ..kernels.problem import SIZES, Problem, Shape
 from ..kernels.strategy import Launch, Strategy
 
 GUARD_BYTES = 1 << 16  # keeps the array aligned, and is wider than what a tile overruns by
@@ -23,14 +23,24 @@ FILLER = 0xFF  # makes NaN in every floating dtype, -1 in int64: what is read wh
 OUTPUT_GUARD = 0x5A  # not FILLER: a kernel that reads an input's guard may store that very NaN past its output's end
 
 
-def encode(values: np.ndarray, dtype: str, layout: str) -> np.ndarray:
-    """Values that `dtype` holds -> their bytes in memory order, 1-D uint8."""
+def encode(values: np.ndarray, dtype: str, layout: str, row_stride: int | None = None) -> np.ndarray:
+    """Values that `dtype` holds -> their bytes in memory order, 1-D uint8; filler between rows that lie further apart.
+
+    >>> encode(np.int8([[1, 2], [3, 4]]), "int8", "contiguous", row_stride=3).tolist()
+    [1, 2, 255, 3, 4, 255]
+    """
     if layout == "channels_last" and values.ndim == 4:
         values = values.transpose(0, 2, 3, 1)
     values = np.ascontiguousarray(values, np.float32 if dtype == "bfloat16" else dtype)
     if dtype == "bfloat16":
         values = (values.view(np.uint32) >> 16).astype(np.uint16)
-    return values.reshape(-1).view(np.uint8)
+    data = values.reshape(-1).view(np.uint8)
+    if row_stride is None:
+        return data
+    length = values.shape[-1] * values.itemsize
+    rows = np.full((data.size // length, row_stride * values.itemsize), FILLER, np.uint8)
+    rows[:, :length] = data.reshape(-1, length)
+    return rows.reshape(-1)
 
 
 def decode(data: np.ndarray, dtype: str, shape: Shape, layout: str) -> np.ndarray:
@@ -50,11 +60,24 @@ def decode(data: np.ndarray, dtype: str, shape: Shape, layout: str) -> np.ndarra
 
 
 class Buffer:
-    """One guarded array; `array` is what a launch gets, `guard` the byte that its guard bands are filled with."""
+    """One guarded array; `array` is what a launch gets, `guard` the byte that its guard bands are filled with.
 
-    def __init__(self, shape: Shape, dtype: str, layout: str, library: str, device: str, guard: int) -> None:
+    row_stride  elements from a row, along the last axis, to the next, where these lie apart
+    """
+
+    def __init__(
+        self,
+        shape: Shape,
+        dtype: str,
+        layout: str,
+        library: str,
+        device: str,
+        guard: int,
+        row_stride: int | None = None,
+    ) -> None:
         self._shape, self._dtype, self._layout, self._library, self._guard = shape, dtype, layout, library, guard
-        size = math.prod(shape) * (8 if dtype == "int64" else DTYPES[dtype])
+        self._row_stride = row_stride
+        size = math.prod((*shape[:-1], row_stride or shape[-1])) * SIZES[dtype]
         self._inside = slice(GUARD_BYTES, GUARD_BYTES + size)
         self._bytes = arrays.empty((size + 2 * GUARD_BYTES,), "uint8", "contiguous", library, (device, 0))
         self.array = self._typed_view()
@@ -70,6 +93,8 @@ class Buffer:
         if self._layout == "channels_last" and len(self._shape) == 4:
             n, c, h, w = self._shape
             return arrays.permuted(inside.reshape(n, h, w, c), (0, 3, 1, 2))
+        if self._row_stride is not None:
+            return inside.reshape(*self._shape[:-1], self._row_stride)[..., : self._shape[-1]]
         return inside.reshape(self._shape)
 
     def fill(self) -> None:
@@ -80,7 +105,7 @@ class Buffer:
     def put(self, values: np.ndarray) -> None:
         """Values of the array's shape, each a number that its dtype holds; the guard byte around them."""
         self.fill()
-        data = encode(values, self._dtype, self._layout)
+        data = encode(values, self._dtype, self._layout, self._row_stride)
         if self._library == "cupy":
             self._bytes[self._inside].set(data)
         else:
@@ -101,7 +126,7 @@ class Buffer:
     def holds(self, values: np.ndarray) -> bool:
         """Whether the array is still, bit for bit, what `put` wrote."""
         now = arrays.to_numpy(self._bytes)[self._inside]
-        return np.array_equal(now, encode(values, self._dtype, self._layout))
+        return np.array_equal(now, encode(values, self._dtype, self._layout, self._row_stride))
 
     def guards_hold(self) -> bool:
         """Whether the bytes before and after the array are untouched."""
@@ -116,13 +141,13 @@ class Subject:
         self._made_of = strategy, problem, device, launch
         layout, dtypes = getattr(problem, "layout", "contiguous"), problem.dtypes()
 
-        def buffers(shapes: Mapping[str, Shape], guard: int) -> dict[str, Buffer]:
+        def buffers(shapes: Mapping[str, Shape], guard: int, row_stride: int | None = None) -> dict[str, Buffer]:
             return {
-                name: Buffer(shape, dtypes[name], layout, strategy.library_on(device), device, guard)
+                name: Buffer(shape, dtypes[name], layout, strategy.library_on(device), device, guard, row_stride)
                 for name, shape in shapes.items()
             }
 
-        self.inputs = buffers(problem.inputs(), FILLER)
+        self.inputs = buffers(problem.inputs(), FILLER, getattr(problem, "row_stride", None))
         self.outputs = {} if strategy.allocates else buffers(problem.outputs(), OUTPUT_GUARD)
         self._arguments = [[buffer.array for buffer in side.values()] for side in (self.inputs, self.outputs)]
 

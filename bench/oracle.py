@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+import math
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from .. import reference
-from ..kernels.problem import AdaptivePoolProblem, ConvProblem, LinearProblem, PoolProblem, Problem, SoftmaxProblem
-from .inputs import Inputs, integers, normals, rounded
+from ..kernels.problem import (
+    INTEGERS,
+    AdaptivePoolProblem,
+    ConvProblem,
+    CrossEntropyProblem,
+    LinearProblem,
+    PoolProblem,
+    Problem,
+    SoftmaxProblem,
+    UnpoolProblem,
+)
+from .inputs import Inputs, integers, normals, rounded, selects
 
 # What the reference may cost, about a second of NumPy, in elements that it gathers.  Where a problem's whole output
 # would cost more, the first image, the last and random ones between are compared, and the record says how many outputs
 # that is.
 WORK_LIMIT = 1 << 28
 PRODUCTS_PER_ELEMENT = 32  # what a matrix product multiplies while NumPy gathers one element
+SHARED = ("w", "b")  # inputs that all images have in common
 MOST_ZEROS = 0.9  # of the outputs: more of them hide a fault that only scales or shifts what it touches
 
 
@@ -26,7 +38,9 @@ class Oracle:
         self.inputs, self.images = inputs, images
         self._problem = problem
         whole = len(images) == _count(problem)
-        self._arrays = {name: array if whole or name != "x" else array[images] for name, array in inputs.arrays.items()}
+        self._arrays = {
+            name: array if whole or name in SHARED else array[images] for name, array in inputs.arrays.items()
+        }
         self._bounds: dict[str, np.ndarray] = {}
 
     @cached_property
@@ -38,7 +52,7 @@ class Oracle:
     def allowed(self, name: str, algorithm: str) -> np.ndarray:
         """The largest |error| that each element of an output may have from an algorithm: 0 where it must be exact."""
         expected = self.expected[name]
-        if name == "indices" or (self.inputs.exact and algorithm == "direct"):
+        if name == "indices" or selects(self._problem) or (self.inputs.exact and algorithm == "direct"):
             return np.zeros(expected.shape)
         if algorithm not in self._bounds:
             self._bounds[algorithm] = _bound(self._problem, self._arrays, algorithm)
@@ -77,6 +91,7 @@ def images(problem: Problem, seed: int) -> np.ndarray:
 
 
 def _count(problem: Problem) -> int:
+    """How many images an output has: what is compared, or left out, as one."""
     return problem.outputs()["y"][0]
 
 
@@ -86,7 +101,7 @@ def _work(problem: Problem) -> int:
         return max(problem.flops() // problem.k * problem.groups, problem.flops() // PRODUCTS_PER_ELEMENT) // 2
     if isinstance(problem, LinearProblem):
         return max(problem.n * problem.c, problem.flops() // PRODUCTS_PER_ELEMENT // 2)
-    return problem.flops()
+    return max(problem.flops(), *(math.prod(shape) for shape in problem.outputs().values()))
 
 
 def _arguments(problem: Any) -> dict[str, Any]:
@@ -94,9 +109,11 @@ def _arguments(problem: Any) -> dict[str, Any]:
     p = problem
     if isinstance(p, SoftmaxProblem):
         return {"axis": p.axis}
+    if isinstance(p, CrossEntropyProblem):
+        return {"reduction": p.reduction, "ignore_index": p.ignore_index}
     if isinstance(p, LinearProblem):
         return {"activation": p.activation}
-    if isinstance(p, AdaptivePoolProblem):
+    if isinstance(p, (AdaptivePoolProblem, UnpoolProblem)):
         return {"output_size": (p.p, p.q)}
     geometry = {"stride": p.stride, "padding": p.padding, "dilation": p.dilation}
     if isinstance(p, ConvProblem):
@@ -122,7 +139,11 @@ def _arguments(problem: Any) -> dict[str, Any]:
 
 def _reference(problem: Any, arrays: dict[str, np.ndarray]) -> Any:
     if isinstance(problem, PoolProblem):
-        return reference.pool2d(**arrays, **_arguments(problem), return_indices=problem.return_indices)
+        result = reference.pool2d(**arrays, **_arguments(problem), return_indices=problem.return_indices)
+        if problem.dtype not in INTEGERS:
+            return result
+        y, *indices = result if isinstance(result, tuple) else (result,)
+        return np.maximum(y, np.iinfo(problem.dtype).min), *indices  # of a window with no tap in x
     indices = {"return_indices": problem.return_indices} if problem.operation == "adaptive_max_pool2d" else {}
     return getattr(reference, problem.operation)(**arrays, **_arguments(problem), **indices)
 
@@ -130,7 +151,10 @@ def _reference(problem: Any, arrays: dict[str, np.ndarray]) -> Any:
 def _bound(problem: Any, arrays: dict[str, np.ndarray], algorithm: str) -> np.ndarray:
     arguments = {**arrays, **_arguments(problem), "dtype": problem.dtype}
     if isinstance(problem, SoftmaxProblem):
-        return getattr(reference, f"{problem.op}_bound")(**arguments, algorithm=algorithm)
+        bound = getattr(reference, f"{problem.op}_bound")
+        return bound(**arguments, algorithm=algorithm, out_dtype=problem.out_dtype)
+    if isinstance(problem, CrossEntropyProblem):
+        return reference.cross_entropy_bound(**arguments, algorithm=algorithm)
     if isinstance(problem, AdaptivePoolProblem):
         return reference.adaptive_pool_bound(**arguments, op=problem.op)
     if isinstance(problem, PoolProblem):

@@ -17,17 +17,27 @@ from pathlib import Path
 from ..kernels.problem import (
     AdaptivePoolProblem,
     ConvProblem,
+    CrossEntropyProblem,
     LinearProblem,
     PoolProblem,
     Problem,
     ProblemError,
     SoftmaxProblem,
+    UnpoolProblem,
     parse,
 )
 from . import UsageError
 
 SUITES = Path(__file__).parent / "suites"
-_CLASSES = (ConvProblem, PoolProblem, AdaptivePoolProblem, SoftmaxProblem, LinearProblem)
+_CLASSES = (
+    ConvProblem,
+    PoolProblem,
+    AdaptivePoolProblem,
+    UnpoolProblem,
+    SoftmaxProblem,
+    CrossEntropyProblem,
+    LinearProblem,
+)
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import operator
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from .arrays import Array, dtype_of, library_of, placement, span
-from .problem import DTYPES, output_size, window_extent
+from .arrays import Array, dtype_of, library_of, placement, span, to_numpy
+from .problem import DTYPES, POSITIONS, output_size, window_extent
 
 Pair = tuple[int, int]
 Sides = tuple[Pair, Pair]  # ((top, bottom), (left, right))
@@ -88,7 +88,7 @@ def outputs(
     return found[0], found[1]
 
 
-def arrays(**given: Array | None) -> tuple[list[Array], str]:
+def arrays(allowed: Iterable[str] = DTYPES, **given: Array | None) -> tuple[list[Array], str]:
     """The arrays that were given, and their dtype's name; they must be of one library, device and dtype."""
     present = {name: array for name, array in given.items() if array is not None}
     first, expected = next(iter(present)), {}
@@ -97,8 +97,8 @@ def arrays(**given: Array | None) -> tuple[list[Array], str]:
             facts = {"library": library_of(array), "device": placement(array), "dtype": dtype_of(array)}
         except (TypeError, ValueError) as error:
             raise type(error)(f"{name}: {error}") from None
-        if facts["dtype"] not in DTYPES:
-            raise TypeError(f"{name} has dtype {facts['dtype']}, expected one of {', '.join(DTYPES)}")
+        if facts["dtype"] not in allowed:
+            raise TypeError(f"{name} has dtype {facts['dtype']}, expected one of {', '.join(allowed)}")
         expected = expected or facts
         for what, value in facts.items():
             if value != expected[what]:
@@ -108,6 +108,34 @@ def arrays(**given: Array | None) -> tuple[list[Array], str]:
         if facts["library"] == "torch" and array.requires_grad and torch is not None and torch.is_grad_enabled():
             raise ValueError(f"{name} requires a gradient, and there is no backward pass: use torch.no_grad()")
     return list(present.values()), expected["dtype"]
+
+
+def positions(name: str, array: Array, shape: tuple[int, ...], like: Array) -> Array:
+    """Indices or labels: int64, of `shape`, of the library and on the device of `like`."""
+    for what, found, expected in (
+        ("library", library_of(array), library_of(like)),
+        ("dtype", dtype_of(array), POSITIONS),
+        ("device", placement(array), placement(like)),
+        ("shape", tuple(array.shape), shape),
+    ):
+        if found != expected:
+            kind = TypeError if what in ("library", "dtype") else ValueError
+            raise kind(f"{name} has {what} {found}, expected {expected}")
+    return array
+
+
+def between(name: str, array: Array, least: int, most: int, but: int | None = None) -> None:
+    """Check, where they are on the host, that positions are from least to most, or `but`.
+
+    On a GPU they are not looked at, which would wait for it; the kernels say what becomes of others.
+    """
+    if placement(array)[0] == "cuda":
+        return
+    numbers = to_numpy(array)
+    wrong = numbers[((numbers < least) | (numbers > most)) & (numbers != but)]
+    if wrong.size:
+        other = "" if but is None else f" or {but}"
+        raise ValueError(f"{name} has {wrong[0]}, expected {least} to {most}{other}")
 
 
 def dims(name: str, array: Array, *allowed: str) -> tuple[int, ...]:

@@ -111,6 +111,26 @@ def layout_of(array: Array) -> str | None:
     return None
 
 
+def row_stride(array: Array) -> int | None:
+    """Elements from a row, along the last axis, to the next, where they lie apart, all equally far; None elsewhere.
+
+    The first has to be aligned.
+
+    >>> whole = np.zeros((2, 3, 8), np.float32)
+    >>> row_stride(whole[..., :5]), row_stride(whole), row_stride(whole[:, :2])
+    (8, None, None)
+    """
+    if len(array.shape) < 2 or 0 in array.shape or layout_of(array) is not None or not is_aligned(array):
+        return None
+    *outer, length = array.shape
+    *strides, step = strides_of(array)
+    if step != 1 and length > 1:
+        return None
+    quotients = {divmod(strides[axis], rows) for axis, rows in _dense_strides(outer, range(len(outer))).items()}
+    lead, rest = quotients.pop() if len(quotients) == 1 else (0, 0)
+    return lead if lead >= length and not rest else None
+
+
 def with_layout(array: Array, layout: str) -> Array:
     """The array itself where its memory has that layout, else a copy that has; only 4-D arrays are channels_last."""
     if len(array.shape) != 4 or layout == "contiguous":

@@ -27,12 +27,13 @@ from .strategy import StagedStrategy
 
 SHARED_BYTES = 48 * 1024  # of shared memory, which every GPU gives a block that does not ask for more
 C_TYPES = {"float64": "double", "float32": "float", "float16": "__half", "bfloat16": "__nv_bfloat16"}
-ARRAY_DTYPES = {**{dtype: dtype for dtype in C_TYPES}, "bfloat16": "int16"}  # problem's dtype -> CuPy's
+C_INTEGERS = {"int8": "signed char", "uint8": "unsigned char", "int32": "int", "int64": "long long"}
+ARRAY_DTYPES = {**{dtype: dtype for dtype in (*C_TYPES, *C_INTEGERS)}, "bfloat16": "int16"}  # problem's dtype -> CuPy's
 
 _ROOT = Path(__file__).parent
 _TYPE_HEADERS = {"__half": "cuda_fp16.h", "__nv_bfloat16": "cuda_bf16.h"}
 _SCALARS: dict[str, Any] = {"int": np.int32, "long long": np.int64, "float": np.float32, "double": np.float64}
-_POINTEES = {**{C_TYPES[dtype]: array for dtype, array in ARRAY_DTYPES.items()}, "long long": "int64"}
+_POINTEES = {c_type: ARRAY_DTYPES[dtype] for dtype, c_type in {**C_TYPES, **C_INTEGERS}.items()}
 _NULL = np.uint64(0)
 
 
@@ -47,6 +48,15 @@ def source_text(source: str, name: str) -> str:
     """
     headers = [f"#include <{header}>\n" for c_type, header in _TYPE_HEADERS.items() if c_type in name]
     return "".join(headers) + inlined((_ROOT / source).read_text(), source, [_ROOT / "include", _ROOT])
+
+
+def c_type(dtype: str) -> str:
+    """The C++ type of a problem's dtype: C_TYPES for those that sums are taken of, and the integers.
+
+    >>> c_type("float16"), c_type("uint8")
+    ('__half', 'unsigned char')
+    """
+    return C_TYPES.get(dtype) or C_INTEGERS[dtype]
 
 
 def instance(name: str, *arguments: Any) -> str:

@@ -44,8 +44,8 @@ def choose(problem: Problem, device: str) -> Strategy:
     Raises UnsupportedError with every strategy's reasons where none can.
 
     >>> from .problem import parse
-    >>> choose(parse("--op=sum_pool2d mb1ic8ih14kh2sh2"), "cpu")
-    <strategy numpy: max_pool2d, avg_pool2d, sum_pool2d, lp_pool2d, adaptive_max_pool2d, adaptive_avg_pool2d>
+    >>> choose(parse("--op=sum_pool2d mb1ic8ih14kh2sh2"), "cpu").name
+    'numpy'
     """
     family, reasons = family_of(problem.operation), []
     for name in ORDER[device][family]:

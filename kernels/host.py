@@ -30,7 +30,7 @@ def compute_dtype(problem: Problem) -> type[np.floating[Any]]:
 
 def no_bfloat16(problem: Problem) -> list[str]:
     """The reason, where there is one, that NumPy cannot hold the problem's arrays."""
-    return ["NumPy has no bfloat16."] if problem.dtype == "bfloat16" else []
+    return ["NumPy has no bfloat16."] if "bfloat16" in problem.dtypes().values() else []
 
 
 def padded(x: np.ndarray, problem: ConvProblem | PoolProblem, mode: str = "constant", value: float = 0.0) -> np.ndarray:

@@ -25,19 +25,25 @@ from .arrays import (
     library_of,
     permuted,
     placement,
+    row_stride,
     view,
     with_layout,
 )
 from .dispatch import prepared
 from .problem import (
     ACTIVATIONS,
+    DTYPES,
+    INTEGERS,
     PADDING_MODES,
+    REDUCTIONS,
     AdaptivePoolProblem,
     ConvProblem,
+    CrossEntropyProblem,
     LinearProblem,
     PoolProblem,
     Problem,
     SoftmaxProblem,
+    UnpoolProblem,
 )
 
 Size = int | tuple[int, int]
@@ -57,10 +63,11 @@ def run(problem: Problem, inputs: list[Array], strategy: str | None, out: Array 
         return tuple(nothing if out is None else [out, *nothing[1:]])
 
     chosen, launch = prepared(problem, *place, strategy)
-    ready = [with_layout(array, layout) for array in inputs]
+    apart = getattr(problem, "row_stride", None)
+    ready = list(inputs) if apart else [with_layout(array, layout) for array in inputs]
     results: list[Array] = []
     if not chosen.allocates:
-        ready = [aligned(array) for array in ready]
+        ready = ready if apart else [aligned(array) for array in ready]
         results = [empty(shape, dtypes[name], layout, library, place) for name, shape in shapes.items()]
         if out is not None and layout_of(out) == layout and is_aligned(out):
             results[0] = out
@@ -203,7 +210,7 @@ def _pool(
     strategy: str | None,
     **options: Any,
 ) -> Any:
-    batch = _batch(x)
+    batch = _batch(x, op)
     n, c, height, width = batch.shape
     window = check.pair("kernel_size", kernel_size, 1)
     steps = window if stride is None else check.pair("stride", stride, 1)
@@ -225,9 +232,9 @@ def _pool(
     return _run_pool(problem, x, batch, strategy)
 
 
-def _batch(x: Array) -> Array:
-    """x (N,C,H,W), or (C,H,W) as a batch of one, once it is known to be something that can be pooled."""
-    check.arrays(x=x)
+def _batch(x: Array, op: str) -> Array:
+    """x (N,C,H,W), or (C,H,W) as a batch of one, once it is known to be something that `op` can pool."""
+    check.arrays((*DTYPES, *INTEGERS) if op in ("max_pool2d", "adaptive_max_pool2d") else DTYPES, x=x)
     shape = check.dims("x", x, "(N, C, H, W)", "(C, H, W)")
     if 0 in shape[-3:]:
         raise ValueError(f"x has shape {shape}, expected C, H and W >= 1")
@@ -255,9 +262,10 @@ def max_pool2d(
 ) -> Any:
     """The largest value in each window; NaN is larger than all.
 
-    x (N,C,H,W) or (C,H,W) -> y (N,C,P,Q) or (C,P,Q); with `return_indices`, (y, indices): int64, flat within the H*W
-    plane, the first of equals.  `stride` defaults to the window; padding (an integer, (H, W), four-sided, "same",
-    "valid") is at most half of the window; with `ceil_mode` a last window may hang over the end.
+    x (N,C,H,W) or (C,H,W), int8, uint8 and int32 too -> y (N,C,P,Q) or (C,P,Q); with `return_indices`, (y, indices):
+    int64, flat within the H*W plane, the first of equals.  `stride` defaults to the window; padding (an integer,
+    (H, W), four-sided, "same", "valid") is at most half of the window; with `ceil_mode` a last window may hang over the
+    end.
 
     >>> import numpy as np
     >>> max_pool2d(np.arange(16.0).reshape(1, 1, 4, 4), 2, strategy="numpy")
@@ -328,7 +336,7 @@ def lp_pool2d(
 
 
 def _adaptive_pool(op: str, x: Array, output_size: Any, strategy: str | None, return_indices: bool = False) -> Any:
-    batch = _batch(x)
+    batch = _batch(x, op)
     n, c, height, width = batch.shape
     wanted = output_size if isinstance(output_size, (tuple, list)) else (output_size, output_size)
     if len(wanted) == 2:
@@ -361,11 +369,69 @@ def adaptive_max_pool2d(
     return _adaptive_pool("adaptive_max_pool2d", x, output_size, strategy, indices)
 
 
+def max_unpool2d(
+    x: Array,
+    indices: Array,
+    kernel_size: Size,
+    stride: Size | None = None,
+    padding: Size = 0,
+    output_size: Any = None,
+    *,
+    strategy: str | None = None,
+) -> Array:
+    """x put where the maxima stood that it is, zero elsewhere: the inverse of `max_pool2d` with `return_indices`.
+
+    x and indices (N,C,H,W) or (C,H,W), int64, flat within the output's plane -> (N,C,P,Q) or (C,P,Q).  P is
+    (H - 1) * stride - 2 * padding + kernel_size, and Q likewise, or they are the last two of `output_size`, each of
+    which must be less than a stride away.  Of an index that occurs with several values one of these is taken.  On the
+    host an index outside of the plane raises ValueError; on a GPU it is left out.
+
+    >>> import numpy as np
+    >>> x = np.array([[[1.0, 5.0, 2.0, 0.0], [3.0, 4.0, 8.0, 7.0]]])
+    >>> max_unpool2d(*max_pool2d(x, 2, return_indices=True), 2)
+    array([[[0., 5., 0., 0.],
+            [0., 0., 8., 0.]]])
+    """
+    check.arrays(x=x)
+    shape = check.dims("x", x, "(N, C, H, W)", "(C, H, W)")
+    if 0 in shape[-3:]:
+        raise ValueError(f"x has shape {shape}, expected C, H and W >= 1")
+    check.positions("indices", indices, shape, x)
+    window = check.pair("kernel_size", kernel_size, 1)
+    steps = window if stride is None else check.pair("stride", stride, 1)
+    around = check.pair("padding", padding, 0)
+    size = [(n - 1) * step - 2 * pad + k for n, step, pad, k in zip(shape[-2:], steps, around, window, strict=True)]
+    if output_size is not None:
+        wanted = tuple(output_size)
+        if len(wanted) not in (2, len(shape)):
+            raise ValueError(f"output_size is {output_size!r}, expected (P, Q)")
+        wanted = check.pair("output_size", wanted[-2:], 1)
+        for axis, out, own, step in zip("HW", wanted, size, steps, strict=True):
+            if abs(out - own) >= step:
+                raise ValueError(
+                    f"output_size is {output_size!r}, expected {own - step + 1} to {own + step - 1} along {axis}"
+                )
+        size = list(wanted)
+    if min(size) < 1:
+        raise ValueError(f"padding is {padding!r}, which leaves an output of {tuple(size)} for x of shape {shape}")
+    check.between("indices", indices, 0, math.prod(size) - 1)
+    batch, places = (array if len(shape) == 4 else array[None] for array in (x, indices))
+    problem = UnpoolProblem(
+        n=batch.shape[0], c=batch.shape[1], h=shape[-2], w=shape[-1], p=size[0], q=size[1],
+        dtype=dtype_of(x), layout=layout_of(batch) or "contiguous",
+    )  # fmt: skip
+    (y,) = run(problem, [batch, places], strategy)
+    return y if len(shape) == 4 else y[0]
+
+
 # Softmax and linear ---------------------------------------------------------------------------------------------------
 
 
-def _softmax(op: str, x: Array, axis: int, strategy: str | None) -> Array:
+def _softmax(op: str, x: Array, axis: int, dtype: str | None, strategy: str | None) -> Array:
     check.arrays(x=x)
+    check.choice("dtype", dtype, (None, *DTYPES))
+    if dtype == "bfloat16" and library_of(x) == "numpy":
+        raise TypeError("dtype is 'bfloat16', which NumPy does not have")
     shape = tuple(x.shape) or (1,)  # a scalar is a row of one
     axis = check.integer("axis", axis, -len(shape))
     if axis >= len(shape):
@@ -373,26 +439,64 @@ def _softmax(op: str, x: Array, axis: int, strategy: str | None) -> Array:
     axis %= len(shape)
     last = layout_of(x) == "channels_last"
     rows = permuted(x, (0, 2, 3, 1)) if last else x.reshape(shape)
+    axis = (0, 3, 1, 2)[axis] if last else axis
+    apart = row_stride(rows) if axis == len(shape) - 1 else None
     problem = SoftmaxProblem(
-        op=op, dims=tuple(rows.shape), axis=(0, 3, 1, 2)[axis] if last else axis, dtype=dtype_of(x)
+        op=op, dims=tuple(rows.shape), axis=axis, dtype=dtype_of(x), out_dtype=dtype, row_stride=apart
     )
     (y,) = run(problem, [rows], strategy)
     return permuted(y, (0, 3, 1, 2)) if last else y.reshape(tuple(x.shape))
 
 
-def softmax(x: Array, axis: int = -1, *, strategy: str | None = None) -> Array:
+def softmax(x: Array, axis: int = -1, *, dtype: str | None = None, strategy: str | None = None) -> Array:
     """exp(x) / sum(exp(x)) along one axis of an array of any shape, computed from x less its maximum.
+
+    dtype   of the result, where it is not x's: "float32", ...  Sums are taken in float32 (float64 for float64), and the
+            result is rounded once.
+    Rows along the last axis may lie apart in memory, as a part of a larger array's columns does: they are not copied.
 
     >>> import numpy as np
     >>> softmax(np.array([0.0, np.log(3.0)]), strategy="numpy")
     array([0.25, 0.75])
     """
-    return _softmax("softmax", x, axis, strategy)
+    return _softmax("softmax", x, axis, dtype, strategy)
 
 
-def log_softmax(x: Array, axis: int = -1, *, strategy: str | None = None) -> Array:
+def log_softmax(x: Array, axis: int = -1, *, dtype: str | None = None, strategy: str | None = None) -> Array:
     """The logarithm of `softmax`, computed without it, so that it does not underflow."""
-    return _softmax("log_softmax", x, axis, strategy)
+    return _softmax("log_softmax", x, axis, dtype, strategy)
+
+
+def cross_entropy(
+    x: Array, target: Array, *, ignore_index: int = -100, reduction: str = "mean", strategy: str | None = None
+) -> Array:
+    """The loss that a classifier ends with: -log_softmax(x) at each target's class, from one read of x.
+
+    x (C,), (N,C) or (N,C,d...), the classes' scores; target (), (N,) or (N,d...), int64 -> the mean or the sum of all
+    losses, an array of no dimension; with reduction "none" the losses, of target's shape.
+
+    ignore_index   a target that is this has the loss 0, and is not counted in the mean
+    On the host a target that is no class raises ValueError; on a GPU its loss is NaN.
+
+    >>> import numpy as np
+    >>> x = np.log([[1.0, 3.0], [1.0, 1.0]])
+    >>> round(float(cross_entropy(x, np.array([1, -100]), strategy="numpy")), 3)
+    0.288
+    """
+    check.arrays(x=x)
+    shape = tuple(x.shape)
+    if not shape or 0 in shape[1 if len(shape) > 1 else 0 :][:1]:
+        raise ValueError(f"x has shape {shape}, expected (C,), (N, C) or (N, C, ...) with C >= 1")
+    check.choice("reduction", reduction, REDUCTIONS)
+    ignored = check.integer("ignore_index", ignore_index, -(2**63))
+    check.positions("target", target, (shape[0], *shape[2:]) if len(shape) > 1 else (), x)
+    scores, labels = (x, target) if len(shape) > 1 else (x[None], target.reshape(1))
+    check.between("target", labels, 0, scores.shape[1] - 1, ignored)
+    problem = CrossEntropyProblem(
+        dims=tuple(scores.shape), dtype=dtype_of(x), reduction=reduction, ignore_index=ignored
+    )
+    (y,) = run(problem, [scores, labels], strategy)
+    return y.reshape(tuple(target.shape) if reduction == "none" else ())
 
 
 def flatten(x: Array, start_axis: int = 1) -> Array:

@@ -6,7 +6,9 @@ A line is oneDNN benchdnn's descriptor, with the options that benchdnn does not 
     --dtype=float16 --activation=relu g1mb1ic64ih56iw56oc64oh56ow56kh3kw3sh1sw1ph1pw1
     --op=max_pool2d mb1ic64ih112iw112oh56ow56kh3kw3sh2sw2ph1pw1
     --op=adaptive_avg_pool2d mb1ic2048ih7iw7oh1ow1
+    --op=max_unpool2d mb1ic64ih56iw56oh112ow112
     --op=softmax --axis=1 64x1000
+    --op=cross_entropy 64x1000
     --op=linear mb32ic2048oc1000
 
 benchdnn's rules hold: fields may be divided by underscores; where no width is given, width = height; where only a
@@ -25,15 +27,22 @@ import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 DTYPES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}  # name -> bytes an element
+INTEGERS = {"int8": 1, "uint8": 1, "int32": 4}  # which maxima are taken of, too
+POSITIONS = "int64"  # of indices and of labels
+SIZES = {**DTYPES, **INTEGERS, POSITIONS: 8}  # of every array that a problem may have
 LAYOUTS = ("contiguous", "channels_last")
 PADDING_MODES = ("zeros", "constant", "reflect", "replicate", "circular")
 ACTIVATIONS = ("relu", "tanh", "sigmoid", "gelu", "silu")
 POOL_OPS = ("max_pool2d", "avg_pool2d", "sum_pool2d", "lp_pool2d")
 ADAPTIVE_POOL_OPS = ("adaptive_max_pool2d", "adaptive_avg_pool2d")
 SOFTMAX_OPS = ("softmax", "log_softmax")
+REDUCTIONS = ("mean", "sum", "none")
 _POOL_OPTION_OWNERS = {
     "return_indices": "max_pool2d",
     "count_include_pad": "avg_pool2d",
@@ -212,15 +221,19 @@ class Problem(ABC):
 
     def dtypes(self) -> dict[str, str]:
         """Every input's and output's dtype by name."""
-        return {name: "int64" if name == "indices" else self.dtype for name in (*self.inputs(), *self.outputs())}
+        positions = ("indices", "target")
+        return {name: POSITIONS if name in positions else self.dtype for name in (*self.inputs(), *self.outputs())}
 
     @abstractmethod
     def flops(self) -> int:
         """Floating-point operations of the textbook's algorithm (a multiply-add counts as two)."""
 
-    @abstractmethod
     def min_bytes(self) -> int:
         """Bytes that must cross memory: every input that is used, read once; every output, written once."""
+        dtypes = self.dtypes()
+        return sum(
+            math.prod(shape) * SIZES[dtypes[name]] for name, shape in {**self.inputs(), **self.outputs()}.items()
+        )
 
     @abstractmethod
     def reduction_length(self) -> int:
@@ -301,7 +314,13 @@ class Problem(ABC):
                     raise ProblemError(f"{name} is {values!r}, expected integers >= {least}")
 
     def _bytes(self, elements: int) -> int:
-        return elements * DTYPES[self.dtype]
+        return elements * SIZES[self.dtype]
+
+
+def _maximal(problem: Problem, op: str) -> None:
+    """ProblemError for integers where `op`, of which `problem` is one, does more than to compare."""
+    if problem.dtype in INTEGERS and "max" not in op:
+        raise ProblemError(f"dtype is {problem.dtype}, which maxima are taken of, not {op}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -431,10 +450,11 @@ class PoolProblem(Problem):
     `op` names the operator.  `padding` is (top, left); the rest follows from (p, q).  `padding_end` is (bottom, right)
     as declared; it decides the divisor of an average whose window hangs over the end (ceil_mode) and matters nowhere
     else, where it is None.  Arrays: x (N,C,H,W), y (N,C,P,Q), and with `return_indices` indices (N,C,P,Q), int64, flat
-    in (H,W).
+    in (H,W).  Integers (INTEGERS) have maxima alone.
     """
 
     op: str = option("max_pool2d", POOL_OPS)
+    dtype: str = option("float32", (*DTYPES, *INTEGERS))
     n: int
     c: int
     h: int
@@ -456,6 +476,7 @@ class PoolProblem(Problem):
     def __post_init__(self) -> None:
         self._check({"n": 0, "c": 0, "h": 1, "w": 1, "p": 0, "q": 0, "r": 1, "s": 1})
         self._check({"stride": 1, "padding": 0, "dilation": 1})
+        _maximal(self, self.op)
         for field in dataclasses.fields(self):
             owner, value = _POOL_OPTION_OWNERS.get(field.name, self.op), getattr(self, field.name)
             if owner != self.op and value != field.default:
@@ -531,24 +552,55 @@ class PoolProblem(Problem):
 
 
 @dataclass(frozen=True, kw_only=True)
-class AdaptivePoolProblem(Problem):
-    """Pooling to a given output size: window p covers rows floor(p*H/P) up to ceil((p+1)*H/P), PyTorch's rule.
+class _Planes(Problem):
+    """What problems from planes (H,W) to planes (P,Q) have in common."""
 
-    Arrays: x (N,C,H,W), y (N,C,P,Q), and with `return_indices` (max only) indices (N,C,P,Q), int64, flat in (H,W).
-    """
-
-    op: str = option("adaptive_avg_pool2d", ADAPTIVE_POOL_OPS)
     n: int
     c: int
     h: int
     w: int
     p: int
     q: int
+
+    def descriptor(self, minimal: bool = False) -> str:
+        square = minimal and (self.h, self.p) == (self.w, self.q)
+        sizes = f"ih{self.h}oh{self.p}" if square else f"ih{self.h}iw{self.w}oh{self.p}ow{self.q}"
+        return f"mb{self.n}ic{self.c}{sizes}"
+
+    @classmethod
+    def parse_descriptor(cls, line: str, offset: int, **options: Any) -> Self:
+        values, name = _fields(line, offset, ("mb", "ic", "ih", "iw", "oh", "ow"))
+        _require(values, ("ic", "ih", "oh"))
+        if ("iw" in values) != ("ow" in values):
+            raise ProblemError("fields 'iw' and 'ow' go together")
+        h, p = values["ih"], values["oh"]
+        return cls(
+            name=name,
+            n=values.get("mb", 2),
+            c=values["ic"],
+            h=h,
+            w=values.get("iw", h),
+            p=p,
+            q=values.get("ow", p),
+            **options,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptivePoolProblem(_Planes):
+    """Pooling to a given output size: window p covers rows floor(p*H/P) up to ceil((p+1)*H/P), PyTorch's rule.
+
+    Arrays: x (N,C,H,W), y (N,C,P,Q), and with `return_indices` (max only) indices (N,C,P,Q), int64, flat in (H,W).
+    """
+
+    op: str = option("adaptive_avg_pool2d", ADAPTIVE_POOL_OPS)
+    dtype: str = option("float32", (*DTYPES, *INTEGERS))
     return_indices: bool = option(False, (False, True))
     layout: str = option("contiguous", LAYOUTS)
 
     def __post_init__(self) -> None:
         self._check({"n": 0, "c": 0, "h": 1, "w": 1, "p": 0, "q": 0})
+        _maximal(self, self.op)
         if self.return_indices and self.op != "adaptive_max_pool2d":
             raise ProblemError(f"return_indices is True, which adaptive_max_pool2d takes, not {self.op}")
 
@@ -580,42 +632,83 @@ class AdaptivePoolProblem(Problem):
         return self.n * self.c * sum(b - a for a, b in rows) * sum(b - a for a, b in cols)
 
     def min_bytes(self) -> int:
-        out = self.n * self.c * self.p * self.q
-        return self._bytes((self.n * self.c * self.h * self.w if out else 0) + out) + (
-            8 * out if self.return_indices else 0
-        )
-
-    def descriptor(self, minimal: bool = False) -> str:
-        square = minimal and (self.h, self.p) == (self.w, self.q)
-        sizes = f"ih{self.h}oh{self.p}" if square else f"ih{self.h}iw{self.w}oh{self.p}ow{self.q}"
-        return f"mb{self.n}ic{self.c}{sizes}"
-
-    @classmethod
-    def parse_descriptor(cls, line: str, offset: int, **options: Any) -> AdaptivePoolProblem:
-        values, name = _fields(line, offset, ("mb", "ic", "ih", "iw", "oh", "ow"))
-        _require(values, ("ic", "ih", "oh"))
-        if ("iw" in values) != ("ow" in values):
-            raise ProblemError("fields 'iw' and 'ow' go together")
-        h, p = values["ih"], values["oh"]
-        return cls(
-            name=name,
-            n=values.get("mb", 2),
-            c=values["ic"],
-            h=h,
-            w=values.get("iw", h),
-            p=p,
-            q=values.get("ow", p),
-            **options,
-        )
+        return super().min_bytes() if self.p * self.q else 0
 
 
 @dataclass(frozen=True, kw_only=True)
-class SoftmaxProblem(Problem):
-    """y = exp(x - max) / sum(exp(x - max)) along one axis, or its logarithm.  Arrays: x and y of shape `dims`."""
+class UnpoolProblem(_Planes):
+    """The inverse of max pooling: x put where its maxima stood, zero elsewhere.
+
+    Arrays: x (N,C,H,W); indices (N,C,H,W), int64, flat in (P,Q), the same for several x only where these are equal, as
+    those of overlapping windows are; one outside of the plane is left out; y (N,C,P,Q).
+    """
+
+    layout: str = option("contiguous", LAYOUTS)
+
+    def __post_init__(self) -> None:
+        self._check({"n": 0, "c": 0, "h": 1, "w": 1, "p": 1, "q": 1})
+
+    @property
+    def operation(self) -> str:
+        return "max_unpool2d"
+
+    def inputs(self) -> dict[str, Shape]:
+        shape = (self.n, self.c, self.h, self.w)
+        return {"x": shape, "indices": shape}
+
+    def outputs(self) -> dict[str, Shape]:
+        return {"y": (self.n, self.c, self.p, self.q)}
+
+    def reduction_length(self) -> int:
+        return 1
+
+    def flops(self) -> int:
+        return 0
+
+
+class _Rows(Problem):
+    """What problems along one axis have in common: an array `dims` seen as (outer, length, inner)."""
+
+    dims: Shape
+    axis: int
+
+    def rows(self) -> tuple[int, int, int]:
+        """(outer, length, inner): the sizes before, along and behind the axis.
+
+        >>> parse("--op=softmax --axis=1 2x10x4x4").rows()
+        (2, 10, 16)
+        """
+        return math.prod(self.dims[: self.axis]), self.dims[self.axis], math.prod(self.dims[self.axis + 1 :])
+
+    def reduction_length(self) -> int:
+        return self.dims[self.axis]
+
+    def descriptor(self, minimal: bool = False) -> str:
+        return "x".join(map(str, self.dims))
+
+    @classmethod
+    def parse_descriptor(cls, line: str, offset: int, **options: Any) -> Self:
+        sizes, _, name = line.partition("n")
+        words = sizes.rstrip("_").split("x")
+        for position, word in enumerate(words):
+            if not word.isdigit():
+                raise ProblemError(f"dimension {position} has value {word!r}, expected a number >= 0")
+        return cls(name=name.strip('"'), dims=tuple(map(int, words)), **options)  # pyright: ignore[reportCallIssue]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SoftmaxProblem(_Rows):
+    """y = exp(x - max) / sum(exp(x - max)) along one axis, or its logarithm.  Arrays: x and y of shape `dims`.
+
+    out_dtype   y's dtype where it is not x's; sums are taken as for x, and y is rounded once
+    row_stride  where the axis is the last one: elements from a row of x to the next, if more than the row has
+    """
 
     op: str = option("softmax", SOFTMAX_OPS)
     dims: Shape
     axis: int = option(1, always=True)
+    out_dtype: str | None = option(None, (None, *DTYPES))
+    row_stride: int | None = option(None)
 
     def __post_init__(self) -> None:
         self._check({"dims": 0})
@@ -624,6 +717,14 @@ class SoftmaxProblem(Problem):
                 f"axis is {self.axis}, expected {-len(self.dims)} to {len(self.dims) - 1} for shape {self.dims}"
             )
         object.__setattr__(self, "axis", self.axis % len(self.dims))
+        if self.out_dtype == self.dtype:
+            object.__setattr__(self, "out_dtype", None)
+        if self.row_stride is not None:
+            self._check({"row_stride": self.dims[-1]})
+            if self.axis != len(self.dims) - 1:
+                raise ProblemError(f"row_stride is {self.row_stride}, which is for the last axis, not axis {self.axis}")
+            if self.row_stride == self.dims[-1]:
+                object.__setattr__(self, "row_stride", None)
 
     @property
     def operation(self) -> str:
@@ -632,33 +733,62 @@ class SoftmaxProblem(Problem):
     def batched(self, size: int) -> SoftmaxProblem:
         return self.replace(dims=(size, *self.dims[1:])) if self.axis else self
 
+    def lead(self) -> int:
+        """Elements from a row of x to the next, where the axis is the last one."""
+        return self.row_stride or self.dims[-1]
+
     def inputs(self) -> dict[str, Shape]:
         return {"x": self.dims}
 
     def outputs(self) -> dict[str, Shape]:
         return {"y": self.dims}
 
-    def reduction_length(self) -> int:
-        return self.dims[self.axis]
+    def dtypes(self) -> dict[str, str]:
+        return {"x": self.dtype, "y": self.out_dtype or self.dtype}
 
     def flops(self) -> int:
         """Five an element: maximum, subtract, exponential, add, divide."""
         return 5 * math.prod(self.dims)
 
-    def min_bytes(self) -> int:
-        return self._bytes(2 * math.prod(self.dims))
 
-    def descriptor(self, minimal: bool = False) -> str:
-        return "x".join(map(str, self.dims))
+@dataclass(frozen=True, kw_only=True)
+class CrossEntropyProblem(_Rows):
+    """The loss of a classifier: log(sum over classes of exp(x)) less x of the target's class, by the softmax's rules.
 
-    @classmethod
-    def parse_descriptor(cls, line: str, offset: int, **options: Any) -> SoftmaxProblem:
-        sizes, _, name = line.partition("n")
-        words = sizes.rstrip("_").split("x")
-        for position, word in enumerate(words):
-            if not word.isdigit():
-                raise ProblemError(f"dimension {position} has value {word!r}, expected a number >= 0")
-        return cls(name=name.strip('"'), dims=tuple(map(int, words)), **options)
+    Arrays: x (N, C, d...), with the classes along axis 1; target (N, d...), int64; y (N, d...), or (1,) where the
+    losses are added up ("sum"), or added up and divided by their number ("mean").  A target that is `ignore_index` has
+    the loss 0 and is not counted; the loss of any other that is no class is NaN.
+    """
+
+    dims: Shape
+    reduction: str = option("mean", REDUCTIONS)
+    ignore_index: int = option(-100)
+
+    def __post_init__(self) -> None:
+        self._check({"dims": 0})
+        if len(self.dims) < 2 or self.dims[1] < 1:
+            raise ProblemError(f"x has shape {self.dims}, expected (N, C, ...) with C >= 1")
+
+    @property
+    def operation(self) -> str:
+        return "cross_entropy"
+
+    @property
+    def axis(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return 1
+
+    def batched(self, size: int) -> CrossEntropyProblem:
+        return self.replace(dims=(size, *self.dims[1:]))
+
+    def inputs(self) -> dict[str, Shape]:
+        return {"x": self.dims, "target": (self.dims[0], *self.dims[2:])}
+
+    def outputs(self) -> dict[str, Shape]:
+        return {"y": self.inputs()["target"] if self.reduction == "none" else (1,)}
+
+    def flops(self) -> int:
+        """Four an element: maximum, subtract, exponential, add."""
+        return 4 * math.prod(self.dims)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -693,9 +823,6 @@ class LinearProblem(Problem):
 
     def flops(self) -> int:
         return 2 * self.n * self.c * self.k
-
-    def min_bytes(self) -> int:
-        return self._bytes(self.n * self.c + self.k * self.c + (self.k if self.bias else 0) + self.n * self.k)
 
     def descriptor(self, minimal: bool = False) -> str:
         return f"mb{self.n}ic{self.c}oc{self.k}"
@@ -746,7 +873,9 @@ _CLASSES: dict[str, type[Problem]] = {
     "linear": LinearProblem,
     **dict.fromkeys(POOL_OPS, PoolProblem),
     **dict.fromkeys(ADAPTIVE_POOL_OPS, AdaptivePoolProblem),
+    "max_unpool2d": UnpoolProblem,
     **dict.fromkeys(SOFTMAX_OPS, SoftmaxProblem),
+    "cross_entropy": CrossEntropyProblem,
 }
 OPERATIONS = tuple(_CLASSES)
 
@@ -762,7 +891,15 @@ def _option_value(field: dataclasses.Field[Any], text: str | None) -> Any:
         if "tuple" in kind:
             first, second = text.split("x")
             return int(first), int(second)
-        return int(text) if "int" in kind else float(text) if "float" in kind else None if text == "none" else text
+        return (
+            int(text)
+            if "int" in kind
+            else float(text)
+            if "float" in kind
+            else None
+            if (text, kind) == ("none", "str | None")
+            else text
+        )
     except (KeyError, ValueError):
         raise ProblemError(f"option --{field.name.replace('_', '-')} has value {text!r}, expected {kind}") from None
 

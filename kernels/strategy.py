@@ -57,8 +57,16 @@ STRATEGIES = (  # the folder's name, then the strategy's; in the order in which 
 # folder in the operator's place in the package.
 FAMILIES = {
     "conv": ("conv2d",),
-    "pool": ("max_pool2d", "avg_pool2d", "sum_pool2d", "lp_pool2d", "adaptive_max_pool2d", "adaptive_avg_pool2d"),
-    "rowwise": ("softmax", "log_softmax"),
+    "pool": (
+        "max_pool2d",
+        "avg_pool2d",
+        "sum_pool2d",
+        "lp_pool2d",
+        "adaptive_max_pool2d",
+        "adaptive_avg_pool2d",
+        "max_unpool2d",
+    ),
+    "rowwise": ("softmax", "log_softmax", "cross_entropy"),
     "gemm": ("linear",),
 }
 

@@ -24,7 +24,10 @@ from .arrays import has_gpu
 from .problem import DTYPES, Problem
 from .strategy import StagedStrategy
 
-TYPES = {"float64": "fp64", "float32": "fp32", "float16": "fp16", "bfloat16": "bf16", "int64": "i64"}  # in Triton
+TYPES = {  # in Triton
+    "float64": "fp64", "float32": "fp32", "float16": "fp16", "bfloat16": "bf16",
+    "int8": "i8", "uint8": "u8", "int32": "i32", "int64": "i64",
+}  # fmt: skip
 PROGRAMS = 132  # enough to give work to every multiprocessor of an H100 or H200 (an A100 has 108)
 
 

@@ -20,6 +20,7 @@ from .bounds import (
     ALGORITHMS,
     adaptive_pool_bound,
     conv2d_bound,
+    cross_entropy_bound,
     linear_bound,
     log_softmax_bound,
     pool_bound,
@@ -36,10 +37,11 @@ from .pool import (
     avg_pool2d,
     lp_pool2d,
     max_pool2d,
+    max_unpool2d,
     pool2d,
     sum_pool2d,
 )
-from .softmax import log_softmax, softmax
+from .softmax import cross_entropy, log_softmax, softmax
 from .winograd import conv2d_winograd, cook_toom
 
 __all__ = [
@@ -57,6 +59,8 @@ __all__ = [
     "conv2d_im2col_gemm",
     "conv2d_winograd",
     "cook_toom",
+    "cross_entropy",
+    "cross_entropy_bound",
     "flatten",
     "gelu",
     "im2col",
@@ -66,6 +70,7 @@ __all__ = [
     "log_softmax_bound",
     "lp_pool2d",
     "max_pool2d",
+    "max_unpool2d",
     "pad2d",
     "padding_sides",
     "pool2d",

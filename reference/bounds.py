@@ -45,8 +45,8 @@ from .arguments import Array, Pair, as_float64, pair
 from .conv import conv2d, operands
 from .linear import linear
 from .pool import ADAPTIVE_POOL_OPS, adaptive_avg_pool2d, adaptive_windows, pool2d
-from .rounding import compound, computing, gamma, product_sum_error, rounded, sum_error
-from .softmax import log_softmax, softmax
+from .rounding import FORMATS, compound, computing, gamma, product_sum_error, rounded, sum_error
+from .softmax import cross_entropy, log_softmax, softmax
 from .winograd import POINTS, cook_toom, filter_tiles
 
 # name -> Lipschitz constant, then the evaluation's error in units of u: constant, per |z|, per |activation of z|
@@ -396,14 +396,16 @@ def _over_sum(error: Array, total: Array, total_error: Array) -> Array:
     return np.where(total > total_error, error / (total - total_error), np.inf)
 
 
-def softmax_bound(x: Any, axis: int = -1, *, dtype: str, algorithm: str = "direct") -> Array:
+def softmax_bound(
+    x: Any, axis: int = -1, *, dtype: str, algorithm: str = "direct", out_dtype: str | None = None
+) -> Array:
     """How far each element of a kernel's softmax may be from `softmax(x, axis)`: an array of x's shape.
 
     For a kernel that subtracts the maximum.  With d = |x - max|: the rounded difference changes exp by d*u, relatively,
     and exp errs by (4 + 3d)u; a sum of n positive numbers by the sum of their errors, and by gamma_(n-1); a quotient by
     4u, or 5u through a reciprocal.  A "vendor" may store exponentials and sum as dtype.  An online softmax rescales its
     sum at each new maximum: by d it errs no more, as the maxima's differences add up to d, but each rescaling costs 5u.
-    It is within this bound where its chains of additions are shorter than n/6.
+    It is within this bound where its chains of additions are shorter than n/6.  The result is rounded to `out_dtype`.
 
     >>> bound = softmax_bound(np.zeros((1, 1000)), dtype="float32")  # each is 0.001
     >>> round(float(bound[0, 0] / 0.001 * 2**24))
@@ -415,20 +417,12 @@ def softmax_bound(x: Any, axis: int = -1, *, dtype: str, algorithm: str = "direc
         error, total, total_error = _exponentials(x, axis, dtype, algorithm)
         error = _over_sum(error + y * total_error, total, total_error)
         error = error + 5 * form.unit * (y + error) + form.smallest
-        return rounded(y, (2 if dtype == "float64" else 1) * error, dtype)
+        return rounded(y, (2 if dtype == "float64" else 1) * error, out_dtype or dtype, dtype)
 
 
-def log_softmax_bound(x: Any, axis: int = -1, *, dtype: str, algorithm: str = "direct") -> Array:
-    """How far each element of a kernel's result may be from `log_softmax(x, axis)`: an array of x's shape.
-
-    For (x - max) - log(sum), with the sum of `softmax_bound`.  A difference errs by u relatively; the logarithm by its
-    argument's relative error, by 6u relatively and by 8u absolutely.  A "vendor" may store each of these as dtype.
-
-    >>> bound = log_softmax_bound(np.zeros((1, 1000)), dtype="float32")  # each is -6.9
-    >>> round(float(bound[0, 0] * 2**24))
-    1059
-    """
-    x, form = as_float64("x", x), computing(dtype)
+def _log_softmax_error(x: Array, axis: int, dtype: str, algorithm: str) -> tuple[Array, Array]:
+    """The logarithm of a softmax, and its error before it is stored."""
+    form = computing(dtype)
     with np.errstate(invalid="ignore", divide="ignore"):
         y = log_softmax(x, axis)
         _, total, total_error = _exponentials(x, axis, dtype, algorithm)
@@ -438,4 +432,60 @@ def log_softmax_bound(x: Any, axis: int = -1, *, dtype: str, algorithm: str = "d
             np.log(total), log_error, dtype, algorithm
         )
         error = error + (np.abs(y) + error) * form.unit
-        return rounded(y, (2 if dtype == "float64" else 1) * error, dtype)
+        return y, (2 if dtype == "float64" else 1) * error
+
+
+def log_softmax_bound(
+    x: Any, axis: int = -1, *, dtype: str, algorithm: str = "direct", out_dtype: str | None = None
+) -> Array:
+    """How far each element of a kernel's result may be from `log_softmax(x, axis)`: an array of x's shape.
+
+    For (x - max) - log(sum), with the sum of `softmax_bound`.  A difference errs by u relatively; the logarithm by its
+    argument's relative error, by 6u relatively and by 8u absolutely.  A "vendor" may store each of these as dtype.
+
+    >>> bound = log_softmax_bound(np.zeros((1, 1000)), dtype="float32")  # each is -6.9
+    >>> round(float(bound[0, 0] * 2**24))
+    1059
+    """
+    y, error = _log_softmax_error(as_float64("x", x), axis, dtype, algorithm)
+    with np.errstate(invalid="ignore"):
+        return rounded(y, error, out_dtype or dtype, dtype)
+
+
+def cross_entropy_bound(
+    x: Any,
+    target: Any,
+    *,
+    dtype: str,
+    algorithm: str = "direct",
+    reduction: str = "mean",
+    ignore_index: int = -100,
+) -> Array:
+    """How far a kernel's losses, their sum or their mean may be from `cross_entropy` with the same arguments.
+
+    A loss errs as `log_softmax_bound`'s logarithm at the target; a sum of n losses by the sum of their errors and by
+    gamma_(n-1) of their magnitudes; a mean by 4u relatively, as its quotient.  A "vendor" may store losses as dtype,
+    and add them up in it.
+
+    >>> bound = cross_entropy_bound(np.zeros((1, 1000)), [7], dtype="float32", reduction="none")  # 6.9
+    >>> round(float(bound[0] * 2**24))
+    1059
+    """
+    x, target = as_float64("x", x), np.asarray(target)
+    counted = target != ignore_index
+    at = np.where((target >= 0) & (target < x.shape[1]), target, 0)[:, None]
+    _, errors = _log_softmax_error(x, 1, dtype, algorithm)
+    error = np.where(counted, np.take_along_axis(errors, at, axis=1)[:, 0], 0.0)
+    losses = cross_entropy(x, target, reduction="none", ignore_index=ignore_index)
+    y = cross_entropy(x, target, reduction=reduction, ignore_index=ignore_index)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        if reduction == "none":
+            return rounded(y, error, dtype)
+        error = _between(losses, error, dtype, algorithm)
+        form = FORMATS[dtype] if algorithm == "vendor" else computing(dtype)
+        magnitude = np.abs(losses).sum() + error.sum()
+        total = error.sum() + gamma(losses.size - 1, form.unit) * magnitude
+        if reduction == "mean":
+            total, magnitude = total / counted.sum(), magnitude / counted.sum()
+            total = total + 4 * form.unit * (magnitude + total)
+        return rounded(y, np.full(1, (2 if dtype == "float64" else 1) * total), dtype)

@@ -265,3 +265,25 @@ def adaptive_max_pool2d(x: Any, output_size: Any, return_indices: bool = False) 
             row, col = np.divmod(at[..., 0, 0], right - left)
             y[..., p, q], indices[..., p, q] = value[..., 0, 0], (top + row) * x.shape[-1] + left + col
     return (y, indices) if return_indices else y
+
+
+def max_unpool2d(x: Any, indices: Any, output_size: Any) -> Array:
+    """x put where the maxima stood that it is: the inverse of `max_pool2d`, which keeps nothing of the other inputs.
+
+    x and indices (..., H, W), as `max_pool2d` with `return_indices` gives them -> (..., P, Q) = `output_size`, 0 where
+    no index points.  An index outside of the plane is left out.
+
+    >>> y, indices = max_pool2d(np.array([[1.0, 5, 2, 0], [3, 4, 8, 7]]), 2, return_indices=True)
+    >>> max_unpool2d(y, indices, (2, 4))
+    array([[0., 5., 0., 0.],
+           [0., 0., 8., 0.]])
+    """
+    x, indices = as_float64("x", x), np.asarray(indices)
+    if x.shape != indices.shape or not np.issubdtype(indices.dtype, np.integer):
+        raise ValueError(f"indices is {indices.dtype} of shape {indices.shape}, expected integers of x's {x.shape}")
+    p, q = pair("output_size", output_size)
+    planes, positions = x.reshape(-1, *x.shape[-2:]), indices.reshape(-1, *x.shape[-2:])
+    y = np.zeros((len(planes), p * q))
+    plane, row, col = np.nonzero((positions >= 0) & (positions < p * q))
+    y[plane, positions[plane, row, col]] = planes[plane, row, col]
+    return y.reshape(*x.shape[:-2], p, q)

@@ -86,18 +86,19 @@ def sum_error(relative: float, magnitudes: Array, dtype: str) -> Array:
     return np.where(magnitudes * (1 + relative) > computing(dtype).largest, np.inf, relative * magnitudes)
 
 
-def rounded(y: Array, error: Array, dtype: str) -> Array:
+def rounded(y: Array, error: Array, dtype: str, computed: str | None = None) -> Array:
     """The error of a y that errs by `error`, once it is stored as dtype; inf where that may overflow.
 
-    A 16-bit format rounds: by u, or among subnormals by half of their spacing, u * the smallest normal number.
-    float32 and float64 store what was computed.
+    A format that is narrower than the one that y was computed in, which is that of `computed` where it is another
+    dtype, rounds: by u, or among subnormals by half of their spacing, u * the smallest normal number.  Any other stores
+    what was computed.
 
     >>> rounded(np.array([1.0, 0.0, 65520.0]), np.zeros(3), "float16") == [2**-11, 2**-25, np.inf]
     array([ True,  True,  True])
     """
     form = FORMATS[dtype]
     reach = np.abs(y) + error
-    if form != computing(dtype):
+    if form.unit > computing(computed or dtype).unit:
         error = error + form.unit * np.maximum(reach, form.smallest)
         reach = reach * (1 + form.unit)
     return np.where(reach > form.largest, np.inf, error)

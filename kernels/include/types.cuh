@@ -16,6 +16,18 @@ struct Accumulator<double> {
   static __device__ double lowest() { return -1.7976931348623157e308; }
 };
 
+// Integers, of which maxima are taken: compared as int.
+struct IntegerAccumulator {
+  using type = int;
+  static __device__ int lowest() { return -2147483647 - 1; }
+};
+template <>
+struct Accumulator<signed char> : IntegerAccumulator {};
+template <>
+struct Accumulator<unsigned char> : IntegerAccumulator {};
+template <>
+struct Accumulator<int> : IntegerAccumulator {};
+
 // N elements that are loaded together, 16 bytes at a time; N is a power of two.
 template <typename T, int N>
 struct alignas(N * sizeof(T) < 16 ? N * sizeof(T) : 16) Pack {

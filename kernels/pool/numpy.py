@@ -10,17 +10,17 @@ import numpy as np
 
 from ..arrays import with_layout
 from ..host import compute_dtype, no_bfloat16, padded, tap
-from ..problem import ADAPTIVE_POOL_OPS, POOL_OPS, AdaptivePoolProblem, PoolProblem
+from ..problem import ADAPTIVE_POOL_OPS, INTEGERS, POOL_OPS, AdaptivePoolProblem, PoolProblem, UnpoolProblem
 from ..strategy import Launch, Strategy
 
 
 def max_pool(problem: PoolProblem, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """x (N,C,H,W) -> maxima and their flat positions (N,C,P,Q): the first of equals, the last of NaNs."""
     p = problem
-    lowest = np.array(-np.inf, x.dtype)
-    planes = padded(x, p, value=-math.inf)
+    lowest = np.iinfo(p.dtype).min if p.dtype in INTEGERS else -math.inf
+    planes = padded(x, p, value=lowest)
     (sh, sw), (top, left), (dh, dw) = p.stride, p.padding, p.dilation
-    best = np.full((p.n, p.c, p.p, p.q), lowest)
+    best = np.full((p.n, p.c, p.p, p.q), lowest, x.dtype)
     index = np.full(best.shape, -1, np.int64)
     for r in range(p.r):
         for s in range(p.s):
@@ -91,21 +91,32 @@ def adaptive_pool(problem: AdaptivePoolProblem, x: np.ndarray) -> tuple[np.ndarr
     return y, index
 
 
+def max_unpool(problem: UnpoolProblem, x: np.ndarray, indices: np.ndarray) -> np.ndarray:
+    """x and indices (N,C,H,W) -> y (N,C,P,Q), x where it is indexed and 0 elsewhere."""
+    p, plane = problem, problem.p * problem.q
+    y = np.zeros((p.n, p.c, plane + 1), x.dtype)  # the last: for indices outside of the plane
+    at = np.where((indices >= 0) & (indices < plane), indices, plane)
+    np.put_along_axis(y, at.reshape(p.n, p.c, -1), x.reshape(p.n, p.c, -1), axis=2)
+    return y[:, :, :plane].reshape(p.n, p.c, p.p, p.q)
+
+
 class NumpyPool(Strategy):
     name = "numpy"
-    operations = (*POOL_OPS, *ADAPTIVE_POOL_OPS)
+    operations = (*POOL_OPS, *ADAPTIVE_POOL_OPS, "max_unpool2d")
     devices = ("cpu",)
     library = "numpy"
     allocates = True
 
-    def limits(self, problem: PoolProblem | AdaptivePoolProblem, device: str) -> list[str]:
+    def limits(self, problem: PoolProblem | AdaptivePoolProblem | UnpoolProblem, device: str) -> list[str]:
         return no_bfloat16(problem)
 
-    def prepare(self, problem: PoolProblem | AdaptivePoolProblem, device: str, **config: Any) -> Launch:
+    def prepare(self, problem: PoolProblem | AdaptivePoolProblem | UnpoolProblem, device: str, **config: Any) -> Launch:
         def kernel(inputs: Any, outputs: Any) -> tuple[np.ndarray, ...]:
-            (x,) = inputs
+            x, *rest = inputs
             index = None
-            if isinstance(problem, AdaptivePoolProblem):
+            if isinstance(problem, UnpoolProblem):
+                y = max_unpool(problem, x, *rest)
+            elif isinstance(problem, AdaptivePoolProblem):
                 y, index = adaptive_pool(problem, x)
             elif problem.op == "max_pool2d":
                 y, index = max_pool(problem, x)

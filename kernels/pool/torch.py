@@ -7,9 +7,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from ..problem import ADAPTIVE_POOL_OPS, AdaptivePoolProblem, PoolProblem, output_size
+from ..problem import ADAPTIVE_POOL_OPS, INTEGERS, SIZES, AdaptivePoolProblem, PoolProblem, UnpoolProblem, output_size
 from ..strategy import Launch
 from ..torch_host import TorchStrategy, vendor
+
+MOST_POSITIONS = 127  # which torch counts in as few bits as the elements have
 
 
 def ceil_mode(problem: PoolProblem) -> bool | None:
@@ -24,12 +26,17 @@ def ceil_mode(problem: PoolProblem) -> bool | None:
 
 
 class TorchPool(TorchStrategy):
-    operations = ("max_pool2d", "avg_pool2d", "lp_pool2d", *ADAPTIVE_POOL_OPS)
+    operations = ("max_pool2d", "avg_pool2d", "lp_pool2d", *ADAPTIVE_POOL_OPS, "max_unpool2d")
 
-    def limits(self, problem: PoolProblem | AdaptivePoolProblem, device: str) -> list[str]:
-        if isinstance(problem, AdaptivePoolProblem):
-            return []
+    def limits(self, problem: PoolProblem | AdaptivePoolProblem | UnpoolProblem, device: str) -> list[str]:
         reasons = []
+        if problem.dtype in INTEGERS and (device == "cuda" or problem.operation != "max_pool2d"):
+            reasons.append(f"torch's {problem.operation} takes no {problem.dtype} on {device}.")
+        last = problem.layout == "channels_last" or problem.c == 1  # which is both
+        if SIZES[problem.dtype] == 1 and last and problem.h * problem.w > MOST_POSITIONS:
+            reasons.append(f"torch takes channels_last planes of {problem.dtype} of up to {MOST_POSITIONS} elements.")
+        if not isinstance(problem, PoolProblem):
+            return reasons
         if ceil_mode(problem) is None or problem.padding_end is not None:
             reasons.append("torch pads both sides alike, which does not give this output.")
         if any(2 * pad > window for pad, window in zip(problem.padding, (problem.r, problem.s), strict=True)):
@@ -40,15 +47,25 @@ class TorchPool(TorchStrategy):
             reasons.append("torch's lp_pool2d takes no padding.")
         return reasons
 
-    def prepare(self, problem: PoolProblem | AdaptivePoolProblem, device: str, **config: Any) -> Launch:
-        function = _adaptive(problem) if isinstance(problem, AdaptivePoolProblem) else _window(problem)
+    def prepare(self, problem: PoolProblem | AdaptivePoolProblem | UnpoolProblem, device: str, **config: Any) -> Launch:
+        function = function_of(problem)
 
         def kernel(inputs: Any, outputs: Any) -> tuple[torch.Tensor, ...]:
             with vendor(device, allow_tf32=False):
-                result = function(inputs[0])
+                result = function(*inputs)
             return result if isinstance(result, tuple) else (result,)
 
         return Launch.of(kernel)
+
+
+def function_of(problem: PoolProblem | AdaptivePoolProblem | UnpoolProblem) -> Any:
+    """What torch computes the problem's outputs from its inputs by."""
+    if isinstance(problem, PoolProblem):
+        return _window(problem)
+    if isinstance(problem, AdaptivePoolProblem):
+        return _adaptive(problem)
+    p = problem
+    return lambda x, indices: torch.ops.aten.max_unpool2d(x, indices, (p.p, p.q))
 
 
 def _adaptive(problem: AdaptivePoolProblem) -> Any:
