@@ -1041,7 +1041,8 @@ def linear_problem(line: str) -> LinearProblem:
 @needs_compiler
 @pytest.mark.parametrize("line", LINEAR)
 def test_every_plan_of_a_linear_layer_is_right(line: str) -> None:
-    problem, strategy = linear_problem(line), cupy_gemm_tiled.strategy
+    problem: Any = linear_problem(line)
+    strategy = cupy_gemm_tiled.strategy
     assert strategy.kernels(problem) == strategy.kernels(problem, **strategy.configs(problem)[0])
     given = oracles(problem, seed=0)
     for config in strategy.configs(problem):

@@ -146,9 +146,9 @@ GEMM_TILED = [
     )
 ]
 GEMM_TILED += [
-    f"--op=linear {options} --bias --activation=gelu mb{rows}ic4096oc1000"
-    for rows in (1, 2, 4, 8)
-    for options in ("--dtype=float16", "--dtype=bfloat16", "--dtype=float32", "--dtype=float64")
+    f"--op=linear --dtype={dtype} --bias --activation=gelu mb{rows}ic4096oc1000"
+    for rows, dtypes in ((1, cuda.C_TYPES), (2, ("bfloat16",)), (4, ("float64",)), (8, cuda.C_TYPES))
+    for dtype in dtypes
 ]
 GEMM_TILED += [f"--op=linear --dtype={dtype} --activation=tanh mb8ic4095oc1000" for dtype in cuda.C_TYPES]
 LINES = {

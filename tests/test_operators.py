@@ -283,6 +283,17 @@ def test_linear(strategy, leading):
     equal(linear(x, w, b, activation="relu", strategy=strategy), F.linear(as_torch(x), as_torch(w), as_torch(b)).relu())
 
 
+# A view of a larger array may begin anywhere, and rows may have any length.
+@pytest.mark.parametrize("strategy", ["cupy_gemm", "cupy_gemm_tiled"])
+@pytest.mark.parametrize("features", [24, 25])
+@pytest.mark.parametrize("n", [3, 20])
+def test_linear_of_arrays_that_begin_beside_a_vector(strategy, features, n):
+    x, w, b = (integers(size + 1)[1:] for size in (n * features, 7 * features, 7))
+    x, w = x.reshape(n, features), w.reshape(7, features)
+    assert not any(map(is_aligned, (x, w, b)))
+    equal(linear(x, w, b, strategy=strategy), F.linear(as_torch(x), as_torch(w), as_torch(b)))
+
+
 def memory(array):
     return array.data_ptr() if isinstance(array, torch.Tensor) else array.__array_interface__["data"][0]
 
