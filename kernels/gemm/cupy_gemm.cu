@@ -5,8 +5,8 @@
 
 // y[i] = activation(b[i % K] + sum over the parts of sums[part * stride + i]), always in the order of the parts.
 //
-// y (N,K) is one run of `total` elements, whatever K is: a thread takes V of them, 16 bytes of y, and only the very last
-// ones singly.  `sums` may be y itself: a thread reads what it writes, and nothing else.
+// y (N,K) is one run of `total` elements, whatever K is: a thread takes V of them, 16 bytes of y, and only the very
+// last ones singly.  `sums` may be y itself: a thread reads what it writes, and nothing else.
 template <typename Sum, typename T, Activation ACTIVATION>
 __global__ void epilogue(const Sum* sums, const T* b, T* y, long long total, long long stride, int parts, long long K) {
   using A = typename Accumulator<T>::type;

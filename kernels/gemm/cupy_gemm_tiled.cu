@@ -7,16 +7,16 @@
 //                    time; in shared memory each element of x serves BK products, and each of w BM.
 // Coalesced loads    Both rows run along c: BD/V neighbouring threads copy V neighbouring elements each, 16 bytes where
 //                    C is a multiple of that.
-// Double buffering   There is room for STAGES pairs of tiles: while one is multiplied, asynchronous copies (cp.async) fill
-//                    the others, past the registers.  One barrier a step is enough (see the loop).
-// Register blocking  A warp holds BK/WARPS_K x BM/WARPS_M sums in registers, so that each value that it reads from shared
-//                    memory is multiplied many times: include/block_product.cuh, on tensor cores or on FMA units.
-// Bank conflicts     A tile's rows lie BD + 16 bytes apart, not BD: the same column of neighbouring rows, which a warp
-//                    reads at once, is in different banks.
+// Double buffering   There is room for STAGES pairs of tiles: while one is multiplied, asynchronous copies (cp.async)
+//                    fill the others, past the registers.  One barrier a step is enough (see the loop).
+// Register blocking  A warp holds BK/WARPS_K x BM/WARPS_M sums in registers, so that each value that it reads from
+//                    shared memory is multiplied many times: include/block_product.cuh, on tensor cores or FMA units.
+// Bank conflicts     A tile's rows lie 16 or 32 bytes further apart than BD columns: the same columns of neighbouring
+//                    rows, which a warp reads at once, are in different banks.
 // Split-K            Where y has fewer tiles than the GPU has multiprocessors, gridDim.y blocks share a tile's c, and
 //                    write their sums to `parts`; the kernel `epilogue` adds these up, in the same order every time.
-// Fused epilogue     Otherwise the sums pass through shared memory, where the tiles were, to bias, activation and stores
-//                    of 16 bytes.
+// Fused epilogue     Otherwise the sums pass through shared memory, where the tiles were, to bias, activation and
+//                    stores of 16 bytes.
 #include <cuda_pipeline.h>
 
 #include "activation.cuh"
@@ -34,7 +34,7 @@ __device__ A* own_part(A* parts, long long stride) {
   return parts + blockIdx.y * stride;
 }
 
-// linear_tiled ---------------------------------------------------------------------------------------------------------
+// linear_tiled --------------------------------------------------------------------------------------------------------
 
 // A block's place in y: `rows` of x from the n-th on, and `filters`, as rows of w are called, from the k-th on.
 struct Place {
@@ -195,12 +195,12 @@ __global__ void __launch_bounds__(32 * WARPS_K* WARPS_M, resident_blocks(BK* BM,
   }
 }
 
-// linear_rows ----------------------------------------------------------------------------------------------------------
+// linear_rows ---------------------------------------------------------------------------------------------------------
 
 // The first COUNT sums of each lane, added up over the warp; a lane returns the lane * COUNT / 32-th.
 //
-// Lanes whose numbers differ in bit BIT share the work: one keeps the first half of its sums and gives away the other, its
-// partner the reverse.  So 32 sums take 16 + 8 + 4 + 2 + 1 shuffles, and not 32 * 5.  A last sum is added as it is.
+// Lanes whose numbers differ in bit BIT share the work: one keeps the first half of its sums and gives away the other,
+// its partner the reverse.  So 32 sums take 16 + 8 + 4 + 2 + 1 shuffles, and not 32 * 5.  A last sum is added as it is.
 template <int COUNT, int BIT = 16, typename A, int ROOM>
 __device__ A warp_sums(A (&sum)[ROOM]) {
   static_assert(COUNT <= 2 * BIT || COUNT == 1, "no more sums than lanes");
@@ -224,14 +224,15 @@ __device__ A warp_sums(A (&sum)[ROOM]) {
 
 constexpr int MOST_WARPS = 8;
 
-// A block computes FILTERS columns of all N <= ROWS rows of y: its threads walk along c, V elements at a time, each with
-// all of these sums in registers.  w is read once, and not again; x, which all blocks read, comes from the caches, and
-// each value of it is multiplied by FILTERS values of w.
+// A block computes FILTERS columns of all N <= ROWS rows of y: its threads walk along c, each with all of these sums in
+// registers, U vectors of V elements at a time, which are all on their way before the first is multiplied.  w is read
+// once; x, which all blocks read, comes from the caches, and each value of it is multiplied by FILTERS values of w.
 template <typename T, typename A, int V, Activation ACTIVATION, int ROWS, int FILTERS>
-__global__ void __launch_bounds__(32 * MOST_WARPS)
+__global__ void __launch_bounds__(32 * MOST_WARPS, ROWS == 8 || ROWS * FILTERS > 8 ? 2 : 4)
     linear_rows(const T* __restrict__ x, const T* __restrict__ w, const T* __restrict__ b, T* __restrict__ y,
                 A* __restrict__ parts, long long stride, const Linear size, int part_columns) {
   constexpr int COUNT = ROWS * FILTERS;
+  constexpr int U = V * sizeof(T) < 4 ? 4 : 16 / (V * sizeof(T));  // vectors at a time: of narrow ones several
   const long long k0 = static_cast<long long>(blockIdx.x) * FILTERS;
   const int first = blockIdx.y * part_columns, end = min(size.C - first, part_columns) + first;
 
@@ -246,19 +247,29 @@ __global__ void __launch_bounds__(32 * MOST_WARPS)
   }
 
   A sum[COUNT] = {};  // [ROWS][FILTERS]
-#pragma unroll 2
-  for (int c = first + threadIdx.x * V; c < end; c += blockDim.x * V) {
-    Pack<T, V> filters[FILTERS];
+  const int step = blockDim.x * V;
+  const auto load = [&](const T* row, int c) {  // zeros behind the end, in x and in w
+    return c < end ? *reinterpret_cast<const Pack<T, V>*>(row + c) : Pack<T, V>{};
+  };
+#pragma unroll 1
+  for (int c = first + threadIdx.x * V; c < end; c += U * step) {
+    Pack<T, V> filters[U][FILTERS];
 #pragma unroll
-    for (int k = 0; k < FILTERS; ++k) filters[k] = *reinterpret_cast<const Pack<T, V>*>(w + w_rows[k] + c);
+    for (int u = 0; u < U; ++u) {
 #pragma unroll
-    for (int n = 0; n < ROWS; ++n) {
-      const Pack<T, V> row = *reinterpret_cast<const Pack<T, V>*>(x + x_rows[n] + c);
+      for (int k = 0; k < FILTERS; ++k) filters[u][k] = load(w + w_rows[k], c + u * step);
+    }
 #pragma unroll
-      for (int k = 0; k < FILTERS; ++k) {
+    for (int u = 0; u < U; ++u) {
 #pragma unroll
-        for (int v = 0; v < V; ++v) {
-          sum[n * FILTERS + k] += static_cast<A>(row.v[v]) * static_cast<A>(filters[k].v[v]);
+      for (int n = 0; n < ROWS; ++n) {
+        const Pack<T, V> row = load(x + x_rows[n], c + u * step);
+#pragma unroll
+        for (int k = 0; k < FILTERS; ++k) {
+#pragma unroll
+          for (int v = 0; v < V; ++v) {
+            sum[n * FILTERS + k] += static_cast<A>(row.v[v]) * static_cast<A>(filters[u][k].v[v]);
+          }
         }
       }
     }

@@ -175,7 +175,7 @@ TILED_HELD = problem(
 )
 TILED = problem("gemm.cupy_gemm_tiled", "--op=linear --bias mb37ic140oc53", tile=[32, 32, 16, 1, 2, 4], parts=1)
 FEW_ROWS = problem("gemm.cupy_gemm_tiled", "--op=linear --bias mb3ic600oc6", filters=4, threads=64, parts=1)
-FEW_ROWS_PARTS = problem("gemm.cupy_gemm_tiled", "--op=linear --bias mb3ic600oc6", filters=4, threads=32, parts=3)
+FEW_ROWS_PARTS = problem("gemm.cupy_gemm_tiled", "--op=linear --bias mb3ic601oc6", filters=4, threads=32, parts=3)
 EPILOGUE = problem("gemm.cupy_gemm", "--op=linear --dtype=float16 --bias mb13ic40oc37")
 
 LINEAR_SUMS, LINEAR = "gemm/cupy_gemm.cu", "gemm/cupy_gemm_tiled.cu"
@@ -467,7 +467,7 @@ BUGS = [
         "a part begins a step early", LINEAR, "blockIdx.y * part_steps,", "blockIdx.y * (part_steps - 1),", TILED_PARTS
     ),
     Bug("reads a row of w behind the last", LINEAR, "min(static_cast<long long>(k), size.K - 1 - k0)", "k", FEW_ROWS),
-    Bug("a part reads the next part's vector", LINEAR, "c < end; c +=", "c <= end; c +=", FEW_ROWS_PARTS),
+    Bug("reads behind a part's end", LINEAR, "return c < end ?", "return c <= end ?", FEW_ROWS_PARTS),
     Bug(
         "lanes keep the half that they give", LINEAR, "kept = second ? sum[i + HALF] : sum[i]", "kept = given", FEW_ROWS
     ),
