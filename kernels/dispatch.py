@@ -34,7 +34,7 @@ ORDER = {
             "triton_softmax_online",
             "triton_cross_entropy",
         ),
-        "gemm": ("torch", "triton_gemm"),
+        "gemm": ("torch", "cupy_gemm", "cupy_gemm_tiled", "triton_gemm"),
     },
     "cpu": {
         "conv": ("torch", "numpy_im2col_gemm"),

@@ -503,6 +503,37 @@ def cross_entropy(
     return y.reshape(tuple(target.shape) if reduction == "none" else ())
 
 
+def flatten(x: Array, start_axis: int = 1) -> Array:
+    """All axes from `start_axis` on as one, for a linear layer: (N, C, H, W) -> (N, C*H*W).
+
+    It launches nothing: of a contiguous array, of whatever library and dtype, the result is a view of the same memory.
+
+    channels_last memory holds (h, w, c), and has to be copied into the order (c, h, w).  Weights that are permuted once
+    avoid that copy in every call: with w (K, C*H*W) as
+
+        w.reshape(K, C, H, W).transpose(0, 2, 3, 1).reshape(K, H*W*C)
+
+    (torch: permute), `linear` takes flatten(x.transpose(0, 2, 3, 1)), which is a view again.
+
+    >>> import numpy as np
+    >>> x = np.zeros((2, 3, 4, 5), np.float32)
+    >>> y = flatten(x)
+    >>> y.shape, np.shares_memory(x, y)
+    ((2, 60), True)
+    """
+    try:
+        library_of(x)
+    except TypeError as error:
+        raise TypeError(f"x: {error}") from None
+    shape = tuple(x.shape) or (1,)  # a scalar is a row of one
+    start = check.integer("start_axis", start_axis, -len(shape))
+    if start >= len(shape):
+        allowed = f"{-len(shape)} to {len(shape) - 1} for x of shape {tuple(x.shape)}"
+        raise ValueError(f"start_axis is {start_axis}, expected {allowed}")
+    kept = shape[: start % len(shape)]
+    return x.reshape((*kept, math.prod(shape[len(kept) :])))
+
+
 def linear(
     x: Array,
     w: Array,

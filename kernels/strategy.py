@@ -60,6 +60,8 @@ STRATEGIES = (  # the folder's name, then the strategy's; in the order in which 
     "gemm.torch_compile",
     "gemm.numpy",
     "gemm.triton_gemm",
+    "gemm.cupy_gemm",
+    "gemm.cupy_gemm_tiled",
 )
 
 # Folder -> the operators that its strategies may compute.  No folder has an operator's name: Python would put the

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from types import SimpleNamespace
 from typing import Any
@@ -31,8 +32,9 @@ from gpucnn.kernels.conv import (
 from gpucnn.kernels.conv.cupy_im2col_gemm import cuts, needs_columns, needs_epilogue, needs_sums, products
 from gpucnn.kernels.cuda import Kernel
 from gpucnn.kernels.emulator import NotSupportedError, RawModule, build, configure, cublas, cufft, missing
+from gpucnn.kernels.gemm import cupy_gemm, cupy_gemm_tiled
 from gpucnn.kernels.pool import cupy_max_pool
-from gpucnn.kernels.problem import DTYPES, ConvProblem, parse
+from gpucnn.kernels.problem import DTYPES, ConvProblem, LinearProblem, parse
 from gpucnn.kernels.rowwise import cupy_cross_entropy, cupy_softmax_block, cupy_softmax_online, cupy_softmax_warp
 from gpucnn.kernels.source import inlined
 from gpucnn.kernels.strategy import StagedStrategy, find
@@ -177,6 +179,11 @@ PROBLEMS = [
     (cupy_cross_entropy.strategy, "--op=cross_entropy 5x7"),
     (cupy_cross_entropy.strategy, "--op=cross_entropy --reduction=none 1x40000"),
     (cupy_cross_entropy.strategy, "--op=cross_entropy --reduction=sum 5x7x11"),
+    (cupy_gemm.strategy, "--op=linear --bias mb3ic5oc7"),
+    (cupy_gemm.strategy, "--op=linear --dtype=float16 --bias --activation=relu mb3ic5oc7"),
+    (cupy_gemm_tiled.strategy, "--op=linear --bias mb3ic5oc7"),
+    (cupy_gemm_tiled.strategy, "--op=linear --dtype=bfloat16 --bias mb300ic40oc17"),
+    (cupy_gemm_tiled.strategy, "--op=linear --bias mb32ic25088oc10"),
 ]
 
 
@@ -190,6 +197,7 @@ def test_a_kernel_is_given_what_it_declares(strategy: cuda.CudaStrategy, line: s
         own = {"columns", "sums"} if strategy is cupy_im2col_gemm.strategy else strategy.workspace(problem).keys()
         arrays = {kernel.arrays()[name] for name in pointers}
         assert arrays <= {*problem.inputs(), *problem.outputs(), *strategy.null, "b", *own}
+        assert pointers <= {*problem.inputs(), *problem.outputs(), *strategy.null, "b", *own, *kernel.renamed}
         kernel.binder()
 
 
@@ -210,8 +218,8 @@ def test_a_launch_takes_the_arrays_in_the_problems_order(
     assert len(launched) == len(strategy.kernels(problem))
     for given in launched:
         for name, array in given.items():
-            renamed = {("b", None), ("indices", None), ("sums", "y"), ("partial", None), ("loss", "y")}
-            assert array == name or (name, array) in renamed
+            nothing = {(null, None) for null in ("b", "indices", "partial", "parts")}
+            assert array == name or (name, array) in {*nothing, ("sums", "y"), ("sums", "parts"), ("loss", "y")}
     taken = set().union(*launched, *(given.values() for given in launched))
     assert taken >= {*problem.outputs(), *({"b"} & problem.inputs().keys())}
 
@@ -1216,6 +1224,172 @@ def test_softmax_behind_2_to_the_31_elements(strategy: cuda.CudaStrategy, dims: 
     assert not y[:3].any()
 
 
+# cupy_gemm and cupy_gemm_tiled ----------------------------------------------------------------------------------------
+
+# Of each row of tiles: more rows and columns than the largest tile, and no multiple of the smallest; a reduction of
+# several steps, and a rest; vectors and parts of vectors.  Then few rows: of each number that is compiled for, in one
+# part and in several; and no reduction at all.
+LINEAR = [
+    "--dtype=float16 --bias --activation=relu mb280ic200oc136",
+    "--dtype=bfloat16 --bias mb40ic84oc70",
+    "--dtype=float16 --bias --activation=gelu mb140ic75oc136",
+    "--allow-tf32 --bias mb140ic100oc136",
+    "--allow-tf32 mb20ic331oc70",
+    "--bias --activation=silu mb140ic99oc136",
+    "mb20ic400oc72",
+    "--dtype=float64 --activation=relu mb70ic50oc70",
+    "--dtype=float64 --bias mb17ic131oc9",
+    "--bias --activation=relu mb1ic2100oc10",
+    "--bias mb2ic1030oc1",
+    "mb8ic136oc33",
+    "--dtype=float16 --bias mb5ic8200oc7",
+    "--dtype=bfloat16 --bias mb3ic75oc9",
+    "--dtype=float64 mb2ic130oc5",
+    "--bias mb2ic0oc5",
+    "--bias mb20ic0oc5",
+]
+
+
+def linear_problem(line: str) -> LinearProblem:
+    problem = parse(f"--op=linear {line}")
+    assert isinstance(problem, LinearProblem)
+    return problem
+
+
+@needs_compiler
+@pytest.mark.parametrize("line", LINEAR)
+def test_every_plan_of_a_linear_layer_is_right(line: str) -> None:
+    problem: Any = linear_problem(line)
+    strategy = cupy_gemm_tiled.strategy
+    assert strategy.kernels(problem) == strategy.kernels(problem, **strategy.configs(problem)[0])
+    given = oracles(problem, seed=0)
+    for config in strategy.configs(problem):
+        assert judged(strategy, problem, *given, **config) == "", config
+
+
+def test_the_plans_reach_every_kind() -> None:
+    plans = [plan for line in LINEAR for plan in cupy_gemm_tiled.plans(linear_problem(line))]
+    tiled = [plan for plan in plans if isinstance(plan, cupy_gemm_tiled.Tiled)]
+    assert {plan.tile for plan in tiled} == {tile for row in cupy_gemm_tiled.TILES.values() for tile in row}
+    for kind in (tiled, [plan for plan in plans if isinstance(plan, cupy_gemm_tiled.Rows)]):
+        assert {plan.parts > 1 for plan in kind} == {True, False}
+    kernels = [k for line in LINEAR for k in cupy_gemm_tiled.strategy.kernels(linear_problem(line))]
+    assert {k.name.split(", ")[-2] for k in kernels if "linear_rows" in k.name} == {"1", "2", "4", "8"}
+
+
+# Infinite weights must not meet what lies beyond a tile's, or the reduction's, end.
+@needs_compiler
+@pytest.mark.parametrize(
+    "line", ["mb20ic40oc17", "--dtype=float16 --activation=relu --bias mb70ic36oc20", "mb3ic37oc9"]
+)
+@pytest.mark.parametrize("strategy", [cupy_gemm.strategy, cupy_gemm_tiled.strategy], ids=lambda s: s.name)
+def test_nan_and_infinity_pass_through_a_linear_layer(strategy: StagedStrategy, line: str) -> None:
+    problem: Any = linear_problem(line)
+    for config in strategy.configs(problem):
+        assert judged(strategy, problem, special_values(problem), **config) == "", config
+
+
+def test_every_part_of_a_reduction_has_something_to_do() -> None:
+    """Parts cover the reduction, and the last is not empty; each begins where a vector may be loaded."""
+    for line in (*LINEAR, "mb1ic25088oc10", "mb32ic25088oc10", "--dtype=float16 mb7ic4099oc3", "mb300ic2048oc1000"):
+        problem = linear_problem(line)
+        for plan in cupy_gemm_tiled.plans(problem):
+            length = cupy_gemm_tiled.part_length(plan, problem)
+            columns = length * plan.tile.block_d if isinstance(plan, cupy_gemm_tiled.Tiled) else length
+            assert columns % cupy_gemm_tiled.together(problem) == 0
+            assert (plan.parts - 1) * columns < max(1, problem.c) <= max(1, plan.parts * columns)
+
+
+# A classifier's layers: w has enough bytes for every multiprocessor.
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("n", [1, 8, 32, 256])
+@pytest.mark.parametrize("shape", ["ic2048oc1000", "ic4096oc4096", "ic25088oc4096"])
+def test_the_default_plan_fills_the_multiprocessors(n: int, shape: str, dtype: str) -> None:
+    problem = linear_problem(f"--dtype={dtype} mb{n}{shape}")
+    product, *rest = cupy_gemm_tiled.strategy.kernels(problem)
+    assert ("linear_rows" in product.name) == (n <= cupy_gemm_tiled.FEW_ROWS)
+    assert np.prod(product.grid) >= 0.9 * cupy_gemm_tiled.MULTIPROCESSORS
+    assert len(rest) == (product.grid[1] > 1)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_a_large_layer_has_large_tiles_and_whole_reductions(dtype: str) -> None:
+    large = cupy_gemm_tiled.plans(linear_problem(f"--dtype={dtype} mb8192ic4096oc4096"))[0]
+    assert isinstance(large, cupy_gemm_tiled.Tiled)
+    assert large.parts == 1
+    assert min(large.tile[:2]) >= 128
+
+
+def test_linear_flops_count_whole_tiles() -> None:
+    flops = cupy_gemm_tiled.strategy.executed_flops
+    for line in ("mb70ic75oc72", "mb5ic75oc9", "--dtype=float16 mb300ic2048oc1000"):
+        problem = linear_problem(line)
+        assert problem.flops() <= flops(problem) < 4 * problem.flops()
+    assert flops(linear_problem("mb8ic128oc512")) == linear_problem("mb8ic128oc512").flops()
+
+
+def test_sums_wait_where_y_would_round_them() -> None:
+    """In float32, and only for 16-bit types that an epilogue follows."""
+    lines = {
+        "--dtype=float16 --bias mb3ic5oc7": {"sums": (24, "float32")},
+        "--dtype=bfloat16 --activation=relu mb3ic5oc7": {"sums": (24, "float32")},
+        "--dtype=float16 mb3ic5oc7": {},
+        "--bias mb3ic5oc7": {},
+        "--dtype=float64 --bias mb3ic5oc7": {},
+    }
+    assert {line: cupy_gemm.strategy.workspace(linear_problem(line)) for line in lines} == lines
+
+
+@pytest.mark.parametrize(
+    ("line", "compute"),
+    [
+        ("mb2ic3oc4", cublas.CUBLAS_COMPUTE_32F),
+        ("--allow-tf32 mb2ic3oc4", cublas.CUBLAS_COMPUTE_32F_FAST_TF32),
+        ("--dtype=float16 mb1ic3oc4", cublas.CUBLAS_COMPUTE_32F),
+        ("--dtype=float64 mb2ic3oc4", cublas.CUBLAS_COMPUTE_64F),
+    ],
+)
+def test_a_linear_layer_pins_cublas_to_its_precision(line: str, compute: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    used: list[tuple[int, int]] = []
+    monkeypatch.setattr(
+        cublas, "gemmStridedBatchedEx", lambda handle, *rest: used.append((cublas.getMathMode(handle), rest[-2]))
+    )
+    problem = linear_problem(line)
+    x, w, y = (np.zeros(shape, problem.dtype) for shape in (*problem.inputs().values(), *problem.outputs().values()))
+    cupy_gemm.strategy.prepare(problem, "cpu")([x, w], [y])
+    assert used == [(16, compute)]
+    assert cublas.getMathMode(0) == 0
+
+
+# Rows and columns whose offsets do not fit into 32 bits: the last block's, of x and of y; and the epilogue's last.
+@needs_compiler
+@pytest.mark.parametrize("line", ["mb33554500ic64oc1", "mb2097200ic8oc1040", "mb2ic8oc1073741840", "mb1ic64oc33554500"])
+def test_the_last_block_of_more_than_2_to_the_31_elements(line: str) -> None:
+    problem = linear_problem(f"--dtype=float16 {line}")
+    x, w, y = sparse((problem.n, problem.c)), sparse((problem.k, problem.c)), sparse((problem.n, problem.k))
+    x[-1], w[-1] = 2, np.arange(1, problem.c + 1) % 8
+    launch = cupy_gemm_tiled.strategy.prepare(problem, "cpu", **plain(problem))
+    with configure(blocks=slice(-1, None)):
+        launch([x, w], [y])
+    assert y[-1, -1] == 2 * w[-1].sum()
+
+
+def plain(problem: LinearProblem) -> dict[str, Any]:
+    """The first configuration in one part."""
+    return next(config for config in cupy_gemm_tiled.strategy.configs(problem) if config["parts"] == 1)
+
+
+@needs_compiler
+def test_the_last_sums_of_more_than_2_to_the_31() -> None:
+    problem = linear_problem("--dtype=float16 --bias mb2097200ic1oc1040")
+    kernel = cupy_gemm.epilogue_kernel(problem, "y")
+    b, y = np.arange(1040, dtype=np.float16), sparse((problem.n, problem.k))
+    y[-1] = 1
+    with configure(blocks=slice(-1, None)):
+        dataclasses.replace(kernel, grid=(-(-y.size // (8 * cupy_gemm.THREADS)),)).load("cpu")(sums=y, b=b, y=y)
+    assert (y[-1, -8:] == b[-8:] + 1).all()
+
+
 # Arrays beyond 2**31 elements ------------------------------------------------------------------------------------------
 
 
@@ -1316,6 +1490,8 @@ def test_the_last_outputs_of_more_than_2_to_the_31(name: str, layout: str) -> No
         ),
         (cupy_softmax_block.strategy, "--op=softmax --axis=0 5000x8", "It takes columns of at most 4096 elements"),
         (cupy_cross_entropy.strategy, "--op=cross_entropy 2147483648x1", "It takes fewer than 2^31 rows"),
+        (cupy_gemm.strategy, "--op=linear mb2147483648ic1oc1", "It indexes a column of x in 32 bits"),
+        (cupy_gemm_tiled.strategy, "--op=linear mb1ic67108864oc1", "It indexes the rows of a tile in 32 bits"),
     ],
     ids=lambda value: getattr(value, "name", value),
 )

@@ -22,7 +22,8 @@ from gpucnn.kernels.conv import (
     cupy_winograd_f4x3,
 )
 from gpucnn.kernels.cuda import CompileError, Kernel
-from gpucnn.kernels.offline import compile_cuda
+from gpucnn.kernels.gemm import cupy_gemm, cupy_gemm_tiled
+from gpucnn.kernels.offline import compile_cuda, disassembler
 from gpucnn.kernels.pool import cupy_max_pool
 from gpucnn.kernels.problem import ACTIVATIONS, PADDING_MODES, parse
 from gpucnn.kernels.rowwise import (
@@ -154,6 +155,30 @@ SOFTMAX_CLUSTER = [
     "--op=softmax --dtype=float16 --out-dtype=float32 300x150000",
     "--op=softmax --out-dtype=float16 --row-stride=100001 300x100000",
 ]
+GEMM = [f"--op=linear --dtype={dtype} --bias --activation=gelu mb20ic64oc64" for dtype in cuda.C_TYPES]
+GEMM += ["--op=linear --dtype=float64 --activation=tanh mb20ic64oc64"]
+# Each row of tiles with whole vectors and with the narrowest; each number of rows with whole vectors, the largest with
+# the narrowest.  Large reductions, so that there are plans in parts.
+GEMM_TILED = [
+    f"--op=linear {options} --bias mb300ic{columns}oc200"
+    for options, columns in (
+        ("--dtype=float16 --activation=gelu", 512),
+        ("--dtype=bfloat16 --activation=tanh", 510),
+        ("--dtype=bfloat16 --activation=gelu", 511),
+        ("--allow-tf32 --activation=gelu", 512),
+        ("--allow-tf32 --activation=tanh", 511),
+        ("--activation=silu", 512),
+        ("--activation=tanh", 511),
+        ("--dtype=float64 --activation=gelu", 512),
+        ("--dtype=float64 --activation=tanh", 511),
+    )
+]
+GEMM_TILED += [
+    f"--op=linear --dtype={dtype} --bias --activation=gelu mb{rows}ic4096oc1000"
+    for rows, dtypes in ((1, cuda.C_TYPES), (2, ("bfloat16",)), (4, ("float64",)), (8, cuda.C_TYPES))
+    for dtype in dtypes
+]
+GEMM_TILED += [f"--op=linear --dtype={dtype} --activation=tanh mb8ic4095oc1000" for dtype in cuda.C_TYPES]
 LINES = {
     cupy_direct.strategy: DIRECT,
     cupy_depthwise.strategy: DEPTHWISE,
@@ -168,6 +193,8 @@ LINES = {
     cupy_softmax_online.strategy: SOFTMAX_ONLINE,
     cupy_softmax_cluster.strategy: SOFTMAX_CLUSTER,
     cupy_cross_entropy.strategy: LOSS,
+    cupy_gemm.strategy: GEMM,
+    cupy_gemm_tiled.strategy: GEMM_TILED,
 }
 
 
@@ -179,6 +206,9 @@ def test_every_strategy_and_tile_is_compiled() -> None:
     assert tiles == set(cupy_fft.TILES)
     tiles = {tuple(config["tile"]) for line in IMPLICIT for config in cupy_implicit_gemm.strategy.configs(parse(line))}
     assert tiles == {tile for row in cupy_implicit_gemm.TILES.values() for tile in row}
+    plans = [plan for line in GEMM_TILED for plan in cupy_gemm_tiled.plans(parse(line))]
+    tiles = {plan.tile for plan in plans if isinstance(plan, cupy_gemm_tiled.Tiled)}
+    assert tiles == {tile for row in cupy_gemm_tiled.TILES.values() for tile in row}
 
 
 @pytest.mark.parametrize(
@@ -201,6 +231,23 @@ def test_compiles_within_its_budget(strategy: cuda.CudaStrategy, line: str, arch
         assert compiled.faults(strategy.budget) == [], compiled
 
 
+# Rows, parts of sums and biases 16 bytes at a time, however narrow y's rows are; tiles past the registers.
+@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("dtype", cuda.C_TYPES)
+def test_linear_layers_are_loaded_16_bytes_at_a_time(dtype: str, arch: str) -> None:
+    if disassembler() is None:
+        pytest.skip("there is no cuobjdump")
+    for line in ("mb2ic4096oc63", "--bias mb32ic4096oc63"):
+        product, *rest = cupy_gemm_tiled.strategy.kernels(parse(f"--op=linear --dtype={dtype} {line}"))
+        found = compile_cuda(product, arch).instructions or {}
+        if "linear_rows" in product.name:
+            rows, filters = map(int, product.name.rstrip(">").split(", ")[-2:])
+            assert found["LDG.128"] >= rows + filters
+        else:
+            assert found["LDGSTS"] > 0
+            assert [(compile_cuda(kernel, arch).instructions or {})["LDG.128"] > 0 for kernel in rest] == [True]
+
+
 def test_more_threads_than_the_launch_bounds_are_a_fault() -> None:
     kernel = dataclasses.replace(cupy_direct.strategy.kernels(parse(DIRECT[0]))[0], block=(1024,))
     faults = compile_cuda(kernel, "sm_90").faults(cupy_direct.strategy.budget)
@@ -218,6 +265,7 @@ STRUCTS = {
     "pool/cupy_max_pool.cu": ("Pool",),
     "rowwise/cupy_softmax_online.cu": ("Work",),
     "rowwise/cupy_cross_entropy.cu": ("Rows",),
+    "gemm/cupy_gemm_tiled.cu": ("Linear",),
 }
 ANY_KERNEL = {
     "conv/cupy_direct.cu": "conv2d_direct<float, false, 0, 1, NONE, 1, 1, 1, 128>",
@@ -230,6 +278,7 @@ ANY_KERNEL = {
     "pool/cupy_max_pool.cu": "max_pool2d<float, false, false>",
     "rowwise/cupy_softmax_online.cu": "softmax_online_rows<float, float, float>",
     "rowwise/cupy_cross_entropy.cu": "cross_entropy_total<float>",
+    "gemm/cupy_gemm_tiled.cu": "linear_rows<float, float, 4, NONE, 1, 1>",
 }
 
 

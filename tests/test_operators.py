@@ -19,6 +19,7 @@ from gpucnn.kernels import (
     conv2d,
     conv2d_problem,
     cross_entropy,
+    flatten,
     linear,
     log_softmax,
     lp_pool2d,
@@ -358,6 +359,56 @@ def test_integers_have_maxima(dtype):
         np.testing.assert_array_equal(adaptive_max_pool2d(x, 1, strategy=strategy), x.max(axis=(2, 3), keepdims=True))
 
 
+# A view of a larger array may begin anywhere, and rows may have any length.
+@pytest.mark.parametrize("strategy", ["cupy_gemm", "cupy_gemm_tiled"])
+@pytest.mark.parametrize("features", [24, 25])
+@pytest.mark.parametrize("n", [3, 20])
+def test_linear_of_arrays_that_begin_beside_a_vector(strategy, features, n):
+    x, w, b = (integers(size + 1)[1:] for size in (n * features, 7 * features, 7))
+    x, w = x.reshape(n, features), w.reshape(7, features)
+    assert not any(map(is_aligned, (x, w, b)))
+    equal(linear(x, w, b, strategy=strategy), F.linear(as_torch(x), as_torch(w), as_torch(b)))
+
+
+def memory(array):
+    return array.data_ptr() if isinstance(array, torch.Tensor) else array.__array_interface__["data"][0]
+
+
+@pytest.mark.parametrize("shape", [(), (4,), (2, 3), (2, 3, 4), (2, 3, 4, 5), (2, 0, 4, 5), (0, 3, 4)])
+def test_flatten_is_torchs_and_shares_memory(shape):
+    x = integers(*shape)
+    x = np.asarray(x, np.float32)
+    for start in range(-max(1, x.ndim), max(1, x.ndim)):
+        for array in (x, torch.from_numpy(x), torch.from_numpy(x).bfloat16(), x.astype(np.int32)):
+            y = flatten(array, start)
+            assert type(y) is type(array)
+            assert y.dtype == array.dtype
+            equal(np.asarray(y.float()) if isinstance(y, torch.Tensor) else y, torch.from_numpy(x).flatten(start))
+            assert memory(y) == memory(array)
+
+
+def test_flattening_channels_last_keeps_the_logical_order():
+    """By a copy; or, with weights that are permuted once, by none."""
+    x, w = integers(2, 3, 4, 5), integers(6, 60)
+    expected = F.linear(as_torch(x).flatten(1), as_torch(w))
+    last = torch.from_numpy(x).to(memory_format=torch.channels_last)
+    copied = flatten(last)
+    equal(copied, torch.from_numpy(x).flatten(1))
+    assert memory(copied) != memory(last)
+
+    pixels = flatten(last.permute(0, 2, 3, 1))
+    assert memory(pixels) == memory(last)
+    permuted_w = w.reshape(6, 3, 4, 5).transpose(0, 2, 3, 1).reshape(6, 60)
+    equal(linear(pixels, torch.from_numpy(permuted_w)), expected)
+
+
+@pytest.mark.parametrize("strategy", ["torch", "numpy", "cupy_gemm", "cupy_gemm_tiled"])
+def test_linear_of_what_was_flattened(strategy):
+    x, w, b = integers(3, 4, 5, 6), integers(7, 120), integers(7)
+    y = linear(flatten(x), w, b, strategy=strategy)
+    equal(y, F.linear(as_torch(x).flatten(1), as_torch(w), as_torch(b)))
+
+
 # Bad input ------------------------------------------------------------------------------------------------------------
 
 SCORES, PLACES = np.ones((2, 4), np.float32), np.zeros((2, 4, 6, 6), np.int64)
@@ -463,6 +514,12 @@ BAD = {
     "reduction average": (lambda: cross_entropy(SCORES, np.array([0, 1]), reduction="average"), ValueError, ["reduction", "'mean'"]),
     "ignore_index a float": (lambda: cross_entropy(SCORES, np.array([0, 1]), ignore_index=1.0), TypeError, ["ignore_index is 1.0"]),
     "no classes": (lambda: cross_entropy(SCORES[:, :0], np.array([0, 1])), ValueError, ["x has shape (2, 0)", "C >= 1"]),
+    "start_axis 4": (lambda: flatten(X, 4), ValueError, ["start_axis is 4", "-4 to 3"]),
+    "start_axis -5": (lambda: flatten(X, -5), ValueError, ["start_axis is -5", ">= -4"]),
+    "start_axis 1.0": (lambda: flatten(X, 1.0), TypeError, ["start_axis is 1.0", "integer"]),
+    "start_axis True": (lambda: flatten(X, True), TypeError, ["start_axis is True", "integer"]),
+    "start_axis of a vector": (lambda: flatten(B), ValueError, ["start_axis is 1", "-1 to 0"]),
+    "flattening a list": (lambda: flatten([[1.0]]), TypeError, ["x", "list", "NumPy"]),
     "linear does not fit": (lambda: linear(np.ones((2, 3), "f4"), np.ones((4, 5), "f4")), ValueError, ["x has shape (2, 3)", "5"]),
     "linear w of one dimension": (lambda: linear(B, B), ValueError, ["w has shape (8,)", "(K, C)"]),
     "linear b too long": (lambda: linear(np.ones((2, 3), "f4"), np.ones((4, 3), "f4"), B), ValueError, ["b has shape (8,)"]),

@@ -179,6 +179,18 @@ PART_COLUMNS = problem("rowwise.cupy_softmax_online", "--op=log_softmax --axis=1
 LOSSES = problem("rowwise.cupy_cross_entropy", "--op=cross_entropy --reduction=none 301x7")
 PART_LOSSES = problem("rowwise.cupy_cross_entropy", "--op=cross_entropy 3x20001")
 
+# Tiles that hang over rows, columns and the reduction, which ends with the first tile's place; it in three parts; registers
+# that hold what is copied; three rows, in parts that no thread's step divides.
+TILED_PARTS = problem("gemm.cupy_gemm_tiled", "--op=linear --bias mb37ic84oc42", tile=[32, 32, 16, 1, 2, 4], parts=3)
+TILED_HELD = problem(
+    "gemm.cupy_gemm_tiled", "--op=linear --dtype=float16 --bias mb37ic75oc42", tile=[32, 32, 16, 1, 2, 3], parts=1
+)
+TILED = problem("gemm.cupy_gemm_tiled", "--op=linear --bias mb37ic140oc53", tile=[32, 32, 16, 1, 2, 4], parts=1)
+LINEAR_ROWS = problem("gemm.cupy_gemm_tiled", "--op=linear --bias mb3ic600oc6", filters=4, threads=64, parts=1)
+LINEAR_ROWS_PARTS = problem("gemm.cupy_gemm_tiled", "--op=linear --bias mb3ic601oc6", filters=4, threads=32, parts=3)
+EPILOGUE = problem("gemm.cupy_gemm", "--op=linear --dtype=float16 --bias mb13ic40oc37")
+LINEAR_SUMS, LINEAR = "gemm/cupy_gemm.cu", "gemm/cupy_gemm_tiled.cu"
+
 DEPTHWISE, DIRECT, GEMM, IMPLICIT_GEMM, FOURIER, MAX = (
     "conv/cupy_depthwise.cu",
     "conv/cupy_direct.cu",
@@ -514,6 +526,45 @@ BUGS = [
     Bug("waits for a group of copies too few", CLUSTER, "GROUPS - 1 - group", "GROUPS - group", CLUSTERED),
     Bug("a stretch of the row too long", CLUSTER, "min(share, cut", "min(share + 1, cut", CLUSTERED),
     Bug("every block has the edges", CLUSTER, "rank == CLUSTER - 1 && ", "", CLUSTERED),
+    # The linear layer's.
+    Bug("no barrier in a step of a linear layer", LINEAR, "__syncthreads();  // this step's", "// this step's", TILED),
+    Bug("no barrier before tiles become sums", LINEAR, "__syncthreads();  // the last tiles", "// the last", TILED),
+    Bug("no barrier before a tile's sums are read", LINEAR, "__syncthreads();  // the sums", "// the sums", TILED),
+    Bug("no barrier before warps' sums are read", LINEAR, "__syncthreads();  // every warp's", "// every", LINEAR_ROWS),
+    Bug("waits for a tile too few", LINEAR, "wait_prior(STAGES - 2)", "wait_prior(STAGES - 1)", TILED),
+    Bug("copies into the tiles of this step", LINEAR, "stage ? stage - 1 : STAGES - 1", "stage", TILED),
+    Bug("what was held is put a row too low", LINEAR, "tile[(outer + i", "tile[(outer + 1 + i", TILED_HELD),
+    Bug("copies a row behind the last", LINEAR, "outer + i * APART < rows)", "outer + i * APART <= rows)", TILED),
+    Bug("copies a row of the next tile", LINEAR, "i > 0 && outer + i * APART < rows", "i > 0", TILED_PARTS),
+    Bug("copies behind a row's end", LINEAR, "} else if (c < C) {", "} else if (c <= C) {", TILED),
+    Bug("writes a column of y too many", LINEAR, "if (k >= place.filters)", "if (k > place.filters)", TILED),
+    Bug("bands of tiles that overlap", LINEAR, "in_band % height) * BM", "in_band % height) * (BM - 1)", TILED),
+    Bug("all parts in one place", LINEAR, "parts + blockIdx.y * stride", "parts", TILED_PARTS),
+    Bug(
+        "a part begins a step early", LINEAR, "blockIdx.y * part_steps,", "blockIdx.y * (part_steps - 1),", TILED_PARTS
+    ),
+    Bug(
+        "reads a row of w behind the last", LINEAR, "min(static_cast<long long>(k), size.K - 1 - k0)", "k", LINEAR_ROWS
+    ),
+    Bug("reads behind a part's end", LINEAR, "return c < end ?", "return c <= end ?", LINEAR_ROWS_PARTS),
+    Bug(
+        "lanes keep the half that they give",
+        LINEAR,
+        "kept = second ? sum[i + HALF] : sum[i]",
+        "kept = given",
+        LINEAR_ROWS,
+    ),
+    Bug("writes a row of y that is not there", LINEAR, "if (n >= size.N || k", "if (k", LINEAR_ROWS),
+    Bug("sums behind the last output", LINEAR_SUMS, "i + V <= total", "i < total", EPILOGUE),
+    Bug("a bias of a column behind the last", LINEAR_SUMS, "if (++column == K) column = 0;", "++column;", EPILOGUE),
+    Bug("vectors of outputs that overlap", LINEAR_SUMS, "+ threadIdx.x) * V;", "+ threadIdx.x) * (V - 1);", EPILOGUE),
+    Bug(
+        "adds a part too many",
+        LINEAR_SUMS,
+        "#pragma unroll 8\n      for (int part = 0; part <",
+        "for (int part = 0; part <=",
+        TILED_PARTS,
+    ),
 ]
 
 

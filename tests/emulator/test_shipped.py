@@ -52,6 +52,12 @@ PROBLEMS = [
     ("rowwise.cupy_cross_entropy", "--op=cross_entropy --reduction=none --dtype=float64 1x600x9"),
     ("rowwise.cupy_softmax_cluster", "--op=softmax --dtype=float16 2x5003"),
     ("rowwise.cupy_softmax_cluster", "--op=log_softmax --row-stride=4111 2x4109"),
+    ("gemm.cupy_gemm", "--op=linear --dtype=bfloat16 --bias --activation=relu mb13ic40oc37"),
+    ("gemm.cupy_gemm_tiled", "--op=linear --bias --activation=gelu mb37ic50oc70"),
+    ("gemm.cupy_gemm_tiled", "--op=linear --dtype=float16 --bias mb70ic75oc40"),
+    ("gemm.cupy_gemm_tiled", "--op=linear --allow-tf32 --bias mb20ic900oc37"),
+    ("gemm.cupy_gemm_tiled", "--op=linear --dtype=float16 --bias --activation=gelu mb5ic1000oc7"),
+    ("gemm.cupy_gemm_tiled", "--op=linear mb1ic30000oc5"),
 ]
 SETTINGS = [
     {"order": "descending"},
