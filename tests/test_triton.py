@@ -110,6 +110,7 @@ CONFIGURED = [
     (SOFTMAX, "--op=log_softmax 3x5000"),
     (SOFTMAX, "--op=softmax --axis=1 3x300x17"),
     (LINEAR, "--op=linear --dtype=float16 --bias mb20ic136oc72"),
+    (LINEAR, "--op=linear --dtype=float16 --bias mb135ic40oc72"),  # whose boxes are stored in halves
     (LINEAR, "--op=linear --bias --activation=relu mb3ic70oc130"),
     (LINEAR, "--op=linear --allow-tf32 mb70ic100oc66"),
     (LINEAR, "--op=linear --dtype=bfloat16 --bias mb33ic37oc10"),
