@@ -120,6 +120,7 @@ CONFIGURED = [
     (LOSS, "--op=cross_entropy --reduction=none 2x21x12x12"),
     (LOSS, "--op=cross_entropy 2x3000x3"),
     (LINEAR, "--op=linear --dtype=float16 --bias mb20ic136oc72"),
+    (LINEAR, "--op=linear --dtype=float16 --bias mb135ic40oc72"),  # whose boxes are stored in halves
     (LINEAR, "--op=linear --bias --activation=relu mb3ic70oc130"),
     (LINEAR, "--op=linear --allow-tf32 mb70ic100oc66"),
     (LINEAR, "--op=linear --dtype=bfloat16 --bias mb33ic37oc10"),
