@@ -40,7 +40,7 @@ STRATEGIES = (  # the folder's name, then the strategy's; in the order in which 
     "conv.triton_stem",
     "pool.torch",
     "pool.numpy",
-    "pool.cupy_max_pool",
+    "pool.cupy_pool",
     "pool.triton_max_pool",
     "pool.triton_avg_pool",
     "rowwise.torch",

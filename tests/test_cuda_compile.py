@@ -23,7 +23,7 @@ from gpucnn.kernels.conv import (
 )
 from gpucnn.kernels.cuda import CompileError, Kernel
 from gpucnn.kernels.offline import compile_cuda
-from gpucnn.kernels.pool import cupy_max_pool
+from gpucnn.kernels.pool import cupy_pool
 from gpucnn.kernels.problem import ACTIVATIONS, PADDING_MODES, parse
 from gpucnn.kernels.rowwise import cupy_softmax
 from gpucnn.kernels.source import masked
@@ -113,12 +113,27 @@ IMPLICIT += [
         ("--dtype=float64 --activation=tanh", "ic64oc64ih14kh3ph1"),
     )
 ]
-MAX_POOL = [
-    f"--op=max_pool2d --dtype={dtype} --layout={layout} mb2ic16ih14kh3sh2ph1"
-    for dtype in cuda.C_TYPES
-    for layout in ("contiguous", "channels_last")
+# Each window that has a loop of its own, any other, and windows that threads share, of planes in shared memory and from
+# memory; each with each of the reductions, of which sums in float64 and indices take the most registers.
+POOL = [
+    f"--op={op} --dtype={dtype} mb32ic64{shape}"
+    for op, dtype in (
+        ("max_pool2d", "float32"),
+        ("max_pool2d --return-indices", "float64"),
+        ("max_pool2d --return-indices", "uint8"),
+        ("avg_pool2d --count-include-pad=false", "float16"),
+        ("lp_pool2d", "bfloat16"),
+        ("lp_pool2d --norm-type=2.5", "float16"),
+        ("lp_pool2d --norm-type=inf", "float64"),
+    )
+    for shape in ("ih112kh3sh2ph1", "ih56kh3ph1", "ih56kh2sh2", "ih28kh5ph2", "ih14kh14", "ih999kh500sh499")
 ]
-MAX_POOL += ["--op=adaptive_max_pool2d mb2ic16ih14oh5"]
+POOL += [
+    f"--op={op} --layout=channels_last mb32ic64{shape}"
+    for op in ("max_pool2d", "lp_pool2d --norm-type=2.5 --dtype=float64", "avg_pool2d --dtype=bfloat16")
+    for shape in ("ih56kh3ph1", "ih14kh14")
+]
+POOL += ["--op=adaptive_max_pool2d --return-indices mb2ic16ih14oh5", "--op=max_pool2d mb2ic3ih99kh1sh9"]
 # A warp's rows, three lengths of a block's (8192 is the longest of float64, 16384 of the others, and holds the most
 # registers), rows that are read twice, and columns.
 SOFTMAX = [
@@ -134,7 +149,7 @@ LINES = {
     cupy_winograd_f2x3.strategy: WINOGRAD,
     cupy_winograd_f4x3.strategy: WINOGRAD + WINOGRAD_DOUBLE,
     cupy_fft.strategy: FFT,
-    cupy_max_pool.strategy: MAX_POOL,
+    cupy_pool.strategy: POOL,
     cupy_softmax.strategy: SOFTMAX,
 }
 
@@ -182,7 +197,7 @@ STRUCTS = {
     "conv/cupy_winograd_f2x3.cu": ("Conv2d", "Tiles", "Filled"),
     "conv/cupy_winograd_f4x3.cu": ("Conv2d", "Tiles", "Cut"),
     "conv/cupy_implicit_gemm.cu": ("Conv2d",),
-    "pool/cupy_max_pool.cu": ("Pool",),
+    "pool/cupy_pool.cu": ("Pool", "Tile"),
 }
 ANY_KERNEL = {
     "conv/cupy_direct.cu": "conv2d_direct<float, false, 0, 1, NONE, 1, 1, 1, 128>",
@@ -192,7 +207,7 @@ ANY_KERNEL = {
     "conv/cupy_winograd_f2x3.cu": "transform_filters<float, false>",
     "conv/cupy_winograd_f4x3.cu": "transform_filters<float, float, false>",
     "conv/cupy_implicit_gemm.cu": "conv2d_implicit_gemm<float, false, false, 1, 1, NONE, 32, 32, 16, 1, 2, 3>",
-    "pool/cupy_max_pool.cu": "max_pool2d<float, false, false>",
+    "pool/cupy_pool.cu": "pool_planes<float, MAX, 3, 2, 2>",
 }
 
 
@@ -264,7 +279,7 @@ def test_missing_cuda_headers_are_one_sentence(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(pathfinder, "find_nvidia_header_directory", lambda name: None)
     cuda.header_directory.cache_clear()
-    reasons = cupy_max_pool.strategy.unsupported(parse("--op=max_pool2d mb2ic16ih14kh3"), "cuda")
+    reasons = cupy_pool.strategy.unsupported(parse("--op=max_pool2d mb2ic16ih14kh3"), "cuda")
     assert reasons == [
         "CUDA's headers (cuda_fp16.h) were not found: pip install nvidia-cuda-runtime, or set CUDA_PATH."
     ]

@@ -1,4 +1,5 @@
-"""What the CUDA C poolings share on the host: the fields of struct Pool, and which reduction a problem is.
+"""What the CUDA C poolings share on the host: the fields of struct Pool, and which reduction a problem is,
+and how planes are cut.
 
 The device's side is include/pool.cuh.
 """
@@ -6,11 +7,14 @@ The device's side is include/pool.cuh.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
-from ..problem import AdaptivePoolProblem, PoolProblem
+from ..cuda import SHARED_BYTES
+from ..problem import SIZES, AdaptivePoolProblem, PoolProblem, window_extent
 
 DIVISIONS = ("nothing", "constant", "inside", "counted", "share")  # enum Division
+BLOCKS = 4 * 132  # enough to fill an H100 or H200
 
 Pooling = PoolProblem | AdaptivePoolProblem
 
@@ -89,4 +93,70 @@ def pool_struct(problem: Pooling) -> dict[str, Any]:
         **{f"{name}_{axis}": value for name, pair in pairs.items() for axis, value in zip("hw", pair, strict=True)},
         **division(p),
         "norm": float(p.norm_type) if isinstance(p, PoolProblem) and reduction(p) == "POWERS" else 1.0,
+    }
+
+
+def rows_read(problem: Pooling, outputs: int) -> int:
+    """The most rows of x from the first to the last that so many rows of windows below each other read."""
+    if isinstance(problem, PoolProblem):
+        p = problem
+        return min((outputs - 1) * p.stride[0] + window_extent(p.r, p.dilation[0]), p.h)
+    windows = problem.windows()[0]
+    return max(windows[i + outputs - 1][1] - windows[i][0] for i in range(len(windows) - outputs + 1))
+
+
+def tile(problem: Pooling, tile_bytes: int, row_bytes: Callable[[int], int] = lambda rows: 0) -> dict[str, int] | None:
+    """struct Tile of include/pool_tile.cuh but for `lanes`, and the room for y in elements; of contiguous planes.
+
+    A block has as many planes, or rows of one, as take tile_bytes of shared memory, or up to SHARED_BYTES for a single
+    row of windows; fewer where there would be too few blocks to fill a GPU.  None where that row does not fit, or where
+    windows lie so far apart that most rows between them are not read.
+
+    row_bytes(rows)  what a block needs besides, for so many rows of x
+
+    >>> from gpucnn.kernels.problem import parse
+    >>> tile(parse("--op=max_pool2d mb32ic64ih112oh56kh3sh2ph1"), 24 << 10)
+    {'planes': 1, 'rows': 19, 'bands': 3, 'total': 2048, 'x_room': 4372, 'y_room': 1068}
+    """
+    p, vector, size = problem, 16 // SIZES[problem.dtype], SIZES[problem.dtype]
+    if isinstance(p, PoolProblem) and p.stride[0] > 2 * window_extent(p.r, p.dilation[0]):
+        return None
+    if not p.p * p.q:
+        return None
+
+    def room(elements: int) -> int:  # with the part of a vector before the first, and whole vectors
+        return -(-(elements + vector - 1) // vector) * vector
+
+    def needed(planes: int, rows: int) -> int:
+        read = p.h if rows == p.p else rows_read(p, rows)
+        return (room(planes * read * p.w) + room(planes * rows * p.q)) * size + planes * row_bytes(read)
+
+    def most(count: int, fits: Callable[[int], bool]) -> int:
+        low, high = 0, count  # fits(low), as far as it is asked
+        while low < high:
+            middle = (low + high + 1) // 2
+            low, high = (middle, high) if fits(middle) else (low, middle - 1)
+        return low
+
+    total = p.n * p.c
+    if needed(1, p.p) <= tile_bytes:
+        fill = max(total // BLOCKS, 1)
+        planes, rows = most(min(total, fill), lambda planes: needed(planes, p.p) <= tile_bytes), p.p
+        planes = max(planes, 1)
+    else:
+        planes, rows = 1, most(p.p, lambda rows: needed(1, rows) <= tile_bytes) or 1
+    if planes == 1:  # bands of equal size; more of them where planes are few
+        bands = max(-(-p.p // rows), min(p.p // 4, BLOCKS // max(total, 1)), 1)
+        rows = -(-p.p // bands)
+        if needed(1, rows) > SHARED_BYTES:
+            return None
+    bands = -(-p.p // rows)
+    read = p.h if bands == 1 else rows_read(p, rows)
+    return {
+        "planes": planes,
+        "rows": rows,
+        "bands": bands,
+        "total": total,
+        "x_room": room(planes * read * p.w),
+        "y_room": room(planes * rows * p.q),
     }

@@ -182,7 +182,7 @@ WINOGRAD, WINOGRAD_F2X3, WINOGRAD_F4X3 = (
     "conv/cupy_winograd_f2x3.cu",
     "conv/cupy_winograd_f4x3.cu",
 )
-GEOMETRY, MINE = "include/conv2d.cuh", OWN.name
+GEOMETRY, STAGING, MINE = "include/conv2d.cuh", "include/staging.cuh", OWN.name
 BUGS = [
     # Barriers, each of them once.
     Bug("no barrier before a chunk is staged", DIRECT, "__syncthreads();  // `source`", "// `source`", PLAIN),
@@ -261,7 +261,7 @@ BUGS = [
     Bug("writes filters that are not there", DIRECT, "min(BK, group_k - k0)", "BK", PLAIN),
     Bug(
         "copies a vector too many",
-        DEPTHWISE,
+        STAGING,
         "i < head + body; i += threads * V) {\n    __pipe",
         "i <= head + body; i += threads * V) {\n    __pipe",
         BANDS,
@@ -348,7 +348,7 @@ BUGS = [
     Bug("a maximum that is not initialised", SOFTMAX, "A top = -Accumulator<T>::infinity();", "A top;", ROWS),
     Bug("an index that is not initialised", MAX, "int where = -1;", "int where;", POOL),
     Bug("a pitch that misaligns vector loads", DIRECT, "BK + 16 / sizeof(A) : BK", "BK + 1 : BK", PLAIN),
-    Bug("a run that misaligns vector loads", DEPTHWISE, "from += lead(to);", "", BANDS),
+    Bug("a run that misaligns vector loads", STAGING, "from += lead(to);", "", BANDS),
     Bug("the stride between a strip's columns is left out", DEPTHWISE, "q * STRIDE + s]", "q + s]", PIXELS),
     Bug(
         "a vector load one element off",
