@@ -44,6 +44,13 @@ __device__ inline Range window(const Axis& axis, int o) {
   return {first + skipped * axis.dilation, min(first + (axis.taps - 1) * axis.dilation + 1, axis.size), axis.dilation};
 }
 
+// All of an axis from the first to the last position that the windows of outputs first to last cover.  With gaps between
+// taps, the first window may begin behind the second, where its first taps are in the padding.
+__device__ inline Range covered(const Axis& axis, int first, int last) {
+  const int begin = axis.stride == 0 ? window(axis, first).begin : max(first * axis.stride - axis.pad, 0);
+  return {min(begin, axis.size), max(window(axis, last).end, min(begin, axis.size)), 1};
+}
+
 // How many positions a range has.
 __device__ inline int length(const Range& range) {
   return range.end > range.begin ? (range.end - range.begin + range.step - 1) / range.step : 0;

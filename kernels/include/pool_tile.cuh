@@ -27,9 +27,9 @@ struct Staged {
     planes = min(tile.planes, tile.total - plane);
     p0 = band * tile.rows;
     rows = min(tile.rows, pool.P - p0);
-    const bool whole = tile.bands == 1;
-    h0 = whole ? 0 : min(window(axis, p0).begin, pool.H);
-    h_end = whole ? pool.H : max(window(axis, p0 + rows - 1).end, h0);
+    const Range read = tile.bands == 1 ? Range{0, pool.H, 1} : covered(axis, p0, p0 + rows - 1);
+    h0 = read.begin;
+    h_end = read.end;
     x_plane = (h_end - h0) * pool.W;
     y_run = (static_cast<long long>(plane) * pool.P + p0) * pool.Q;
 
