@@ -23,7 +23,7 @@ from gpucnn.kernels.conv import (
 )
 from gpucnn.kernels.cuda import CompileError, Kernel
 from gpucnn.kernels.offline import compile_cuda
-from gpucnn.kernels.pool import cupy_pool
+from gpucnn.kernels.pool import cupy_pool, cupy_pool_separable, cupy_unpool
 from gpucnn.kernels.problem import ACTIVATIONS, PADDING_MODES, parse
 from gpucnn.kernels.rowwise import cupy_softmax
 from gpucnn.kernels.source import masked
@@ -134,6 +134,23 @@ POOL += [
     for shape in ("ih56kh3ph1", "ih14kh14")
 ]
 POOL += ["--op=adaptive_max_pool2d --return-indices mb2ic16ih14oh5", "--op=max_pool2d mb2ic3ih99kh1sh9"]
+SEPARABLE = [
+    f"--op={op} --layout={layout} mb32ic64ih56kh13ph6"
+    for op, layout in (
+        ("max_pool2d", "contiguous"),
+        ("max_pool2d --dtype=float64 --return-indices", "contiguous"),
+        ("max_pool2d --dtype=int8 --return-indices", "channels_last"),
+        ("avg_pool2d --dtype=float16 --count-include-pad=false", "channels_last"),
+        ("lp_pool2d --dtype=bfloat16", "contiguous"),
+        ("lp_pool2d --dtype=float64 --norm-type=2.5", "channels_last"),
+        ("lp_pool2d --norm-type=inf", "contiguous"),
+    )
+]
+UNPOOL = [
+    f"--op=max_unpool2d --dtype={dtype} --layout={layout} mb32ic64ih56oh112"
+    for dtype in cuda.C_TYPES
+    for layout in ("contiguous", "channels_last")
+]
 # A warp's rows, three lengths of a block's (8192 is the longest of float64, 16384 of the others, and holds the most
 # registers), rows that are read twice, and columns.
 SOFTMAX = [
@@ -150,6 +167,8 @@ LINES = {
     cupy_winograd_f4x3.strategy: WINOGRAD + WINOGRAD_DOUBLE,
     cupy_fft.strategy: FFT,
     cupy_pool.strategy: POOL,
+    cupy_pool_separable.strategy: SEPARABLE,
+    cupy_unpool.strategy: UNPOOL,
     cupy_softmax.strategy: SOFTMAX,
 }
 
@@ -198,6 +217,8 @@ STRUCTS = {
     "conv/cupy_winograd_f4x3.cu": ("Conv2d", "Tiles", "Cut"),
     "conv/cupy_implicit_gemm.cu": ("Conv2d",),
     "pool/cupy_pool.cu": ("Pool", "Tile"),
+    "pool/cupy_pool_separable.cu": ("Pool", "Band"),
+    "pool/cupy_unpool.cu": ("Unpool",),
 }
 ANY_KERNEL = {
     "conv/cupy_direct.cu": "conv2d_direct<float, false, 0, 1, NONE, 1, 1, 1, 128>",
@@ -208,6 +229,8 @@ ANY_KERNEL = {
     "conv/cupy_winograd_f4x3.cu": "transform_filters<float, float, false>",
     "conv/cupy_implicit_gemm.cu": "conv2d_implicit_gemm<float, false, false, 1, 1, NONE, 32, 32, 16, 1, 2, 3>",
     "pool/cupy_pool.cu": "pool_planes<float, MAX, 3, 2, 2>",
+    "pool/cupy_pool_separable.cu": "pool_separable<float, false, MAX>",
+    "pool/cupy_unpool.cu": "unpool_planes<float>",
 }
 
 

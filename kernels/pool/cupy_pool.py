@@ -21,10 +21,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..cuda import SHARED_BYTES, CudaStrategy, Kernel, c_type, instance, too_large
+from ..cuda import SHARED_BYTES, CudaStrategy, Kernel, c_type, instance
 from ..problem import ADAPTIVE_POOL_OPS, POOL_OPS, SIZES, PoolProblem
 from ..strategy import Budget
-from .cupy_window import Pooling, pool_struct, reduction, window_size
+from .cupy_window import Pooling, planes_too_large, pool_struct, reduction, window_size
 from .cupy_window import tile as tile_of
 
 SOURCE = "pool/cupy_pool.cu"
@@ -83,9 +83,7 @@ class CupyPool(CudaStrategy):
     budget = Budget(shared_bytes=SHARED_BYTES)
 
     def limits(self, problem: Pooling, device: str) -> list[str]:
-        p = problem
-        inner = p.c if p.layout == "channels_last" else 1
-        return too_large({"a plane of x": p.h * p.w * inner, "a plane of y": p.p * p.q * inner, "N*C": p.n * p.c})
+        return planes_too_large(problem)
 
     def configs(self, problem: Pooling) -> list[dict[str, Any]]:
         found: dict[Any, dict[str, Any]] = {}

@@ -17,10 +17,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..cuda import SHARED_BYTES, CudaStrategy, Kernel, c_type, instance, too_large
+from ..cuda import SHARED_BYTES, CudaStrategy, Kernel, c_type, instance
 from ..problem import ADAPTIVE_POOL_OPS, POOL_OPS
 from ..strategy import Budget
-from .cupy_window import BLOCKS, Pooling, pool_struct, reduction, rows_read, window_size
+from .cupy_window import BLOCKS, Pooling, planes_too_large, pool_struct, reduction, rows_read, window_size
 
 SOURCE = "pool/cupy_pool_separable.cu"
 THREADS = 256
@@ -71,9 +71,7 @@ class CupyPoolSeparable(CudaStrategy):
     budget = Budget(shared_bytes=SHARED_BYTES)
 
     def limits(self, problem: Pooling, device: str) -> list[str]:
-        p = problem
-        inner = p.c if p.layout == "channels_last" else 1
-        reasons = too_large({"a plane of x": p.h * p.w * inner, "a plane of y": p.p * p.q * inner})
+        p, reasons = problem, planes_too_large(problem)
         if p.p and not any(band(p, columns) for columns in COLUMNS):
             rows = rows_read(p, 1)
             reasons.append(f"{rows} reduced rows of {COLUMNS[-1]} windows do not fit into {SHARED_BYTES} bytes.")

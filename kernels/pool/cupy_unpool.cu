@@ -55,7 +55,7 @@ __global__ void __launch_bounds__(256)
   const long long x_run = static_cast<long long>(first) * unpool.pixels_x;
   T* y_run = y + static_cast<long long>(first) * unpool.pixels_y + begin;
   clear(tile, unpool.room);
-  __syncthreads();  // all is zero
+  __syncthreads();  // planes are zero
 
   T* own = tile + lead(y_run);
   scatter(
@@ -64,7 +64,7 @@ __global__ void __launch_bounds__(256)
         const long long at = index - begin;
         if (at >= 0 && at < pixels) own[i / unpool.pixels_x * pixels + static_cast<int>(at)] = value;
       });
-  __syncthreads();  // all values are in their places
+  __syncthreads();  // planes have their values
   unstage(y_run, tile, planes * pixels, threadIdx.x, blockDim.x);
 }
 
@@ -83,7 +83,7 @@ __global__ void __launch_bounds__(256)
   const long long x_run = static_cast<long long>(image) * unpool.pixels_x * unpool.C + c0;
   T* y_run = y + (static_cast<long long>(image) * unpool.pixels_y + begin) * unpool.C + c0;
   clear(tile, pixels * CHANNELS);
-  __syncthreads();  // all is zero
+  __syncthreads();  // pixels are zero
 
   scatter(
       x + x_run, indices + x_run, unpool.pixels_x * CHANNELS,
@@ -92,7 +92,7 @@ __global__ void __launch_bounds__(256)
         const long long at = index - begin;
         if (at >= 0 && at < pixels) tile[static_cast<int>(at) * CHANNELS + i % CHANNELS] = value;
       });
-  __syncthreads();  // all values are in their places
+  __syncthreads();  // pixels have their values
   const bool vectors = unpool.C % V == 0 && lead(y) == 0;
   for (int i = threadIdx.x * V; i < pixels * CHANNELS; i += blockDim.x * V) {
     const int c = i % CHANNELS;

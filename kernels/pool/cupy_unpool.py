@@ -16,10 +16,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..cuda import C_TYPES, SHARED_BYTES, CudaStrategy, Kernel, instance, too_large
+from ..cuda import C_TYPES, SHARED_BYTES, CudaStrategy, Kernel, instance
 from ..problem import SIZES, UnpoolProblem
 from ..strategy import Budget
-from .cupy_window import BLOCKS
+from .cupy_window import BLOCKS, planes_too_large
 
 SOURCE = "pool/cupy_unpool.cu"
 THREADS = 256
@@ -54,9 +54,8 @@ class CupyUnpool(CudaStrategy):
     budget = Budget(shared_bytes=SHARED_BYTES)
 
     def limits(self, problem: UnpoolProblem, device: str) -> list[str]:
-        p = problem
-        inner = max(p.c, SECTOR // SIZES[p.dtype]) if p.layout == "channels_last" else 1
-        return too_large({"a plane of x": p.h * p.w * inner, "a plane of y": p.p * p.q * inner, "N*C": p.n * p.c})
+        p, sector = problem, SECTOR // SIZES[problem.dtype]  # which it counts even where there are fewer channels
+        return planes_too_large(p.replace(c=max(p.c, sector)) if p.layout == "channels_last" else p)
 
     def configs(self, problem: UnpoolProblem) -> list[dict[str, Any]]:
         """The default has the fewer slabs of the first two."""

@@ -10,8 +10,8 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from ..cuda import SHARED_BYTES
-from ..problem import SIZES, AdaptivePoolProblem, PoolProblem, window_extent
+from ..cuda import SHARED_BYTES, too_large
+from ..problem import SIZES, AdaptivePoolProblem, PoolProblem, UnpoolProblem, window_extent
 
 DIVISIONS = ("nothing", "constant", "inside", "counted", "share")  # enum Division
 BLOCKS = 4 * 132  # enough to fill an H100 or H200
@@ -94,6 +94,13 @@ def pool_struct(problem: Pooling) -> dict[str, Any]:
         **division(p),
         "norm": float(p.norm_type) if isinstance(p, PoolProblem) and reduction(p) == "POWERS" else 1.0,
     }
+
+
+def planes_too_large(problem: Pooling | UnpoolProblem) -> list[str]:
+    """The reasons why a kernel cannot that indexes within a plane, of channels_last memory within an image, in 32 bits."""
+    p, last = problem, problem.layout == "channels_last"
+    inner, what = (p.c, "an image") if last else (1, "a plane")
+    return too_large({f"{what} of x": p.h * p.w * inner, f"{what} of y": p.p * p.q * inner, "N*C": p.n * p.c})
 
 
 def rows_read(problem: Pooling, outputs: int) -> int:
