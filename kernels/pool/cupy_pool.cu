@@ -154,7 +154,7 @@ template <typename T, bool LAST, Reduction KIND>
 __global__ void __launch_bounds__(256)
     pool_windows(const T* __restrict__ x, T* __restrict__ y, long long* __restrict__ indices, const Pool pool,
                  long long outputs) {
-  constexpr int BATCH = 4;  // loads that a thread begins together
+  constexpr int BATCH = sizeof(T) < 4 ? 8 : 4;  // loads that a thread begins together
   constexpr bool ORDERED = KIND == MAX || KIND == ARGMAX;
   __shared__ typename Shared<T, KIND>::A values[256];
   __shared__ int positions[ORDERED ? 256 : 1];

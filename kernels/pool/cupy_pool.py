@@ -59,6 +59,11 @@ def strip(problem: Pooling) -> tuple[int, int, int]:
     return 0, 1, 1
 
 
+def side_by_side(problem: Pooling) -> bool:
+    """Whether a warp's windows of neighbouring outputs begin close to each other, so that it reads memory in runs."""
+    return isinstance(problem, PoolProblem) and problem.stride[1] <= 4 and problem.q >= 8
+
+
 def lanes(problem: Pooling, outputs: int) -> int:
     """How many threads of a warp share a window, where a block has so many outputs; 1 for none.
 
@@ -68,10 +73,9 @@ def lanes(problem: Pooling, outputs: int) -> int:
     >>> lanes(parse("--op=max_pool2d mb1ic8ih14kh7"), 512)
     1
     """
-    p, (r, s) = problem, window_size(problem)
+    r, s = window_size(problem)
     taps = r * s
-    side_by_side = isinstance(p, PoolProblem) and p.stride[1] <= 4 and p.q >= 8  # lanes read different banks
-    if taps < LARGE or (side_by_side and outputs >= THREADS // 2):
+    if taps < LARGE or (side_by_side(problem) and outputs >= THREADS // 2):
         return 1
     return min(power_of_two(taps // 4), 32)
 
@@ -102,7 +106,8 @@ class CupyPool(CudaStrategy):
             return self._planes(p, tile)
         (r, s), outputs = window_size(p), p.n * p.c * p.p * p.q
         arguments = (c_type(p.dtype), last, reduction(p))
-        if r * s >= LARGE and outputs < MULTIPROCESSORS * RESIDENT // 2:
+        few = outputs < MULTIPROCESSORS * RESIDENT // 2
+        if r * s >= LARGE and (few or not (last or side_by_side(p))):
             across = min(32, power_of_two(p.c)) if last else THREADS
             return Kernel(
                 source=SOURCE,

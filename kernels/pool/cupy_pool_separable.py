@@ -51,7 +51,7 @@ def band(problem: Pooling, columns: int) -> dict[str, int] | None:
     """
     p = problem
     row_bytes = columns * value_bytes(p)
-    rows = p.p
+    rows = max(p.p, 1)
     while rows > 1 and rows_read(p, rows) * row_bytes > TILE_BYTES:
         rows = -(-rows // 2)
     if rows_read(p, rows) * row_bytes > SHARED_BYTES:

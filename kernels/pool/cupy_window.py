@@ -97,7 +97,7 @@ def pool_struct(problem: Pooling) -> dict[str, Any]:
 
 
 def planes_too_large(problem: Pooling | UnpoolProblem) -> list[str]:
-    """The reasons why a kernel cannot that indexes within a plane, of channels_last memory within an image, in 32 bits."""
+    """The reasons why a kernel cannot that indexes a plane, of channels_last memory an image, in 32 bits."""
     p, last = problem, problem.layout == "channels_last"
     inner, what = (p.c, "an image") if last else (1, "a plane")
     return too_large({f"{what} of x": p.h * p.w * inner, f"{what} of y": p.p * p.q * inner, "N*C": p.n * p.c})
@@ -109,7 +109,8 @@ def rows_read(problem: Pooling, outputs: int) -> int:
         p = problem
         return min((outputs - 1) * p.stride[0] + window_extent(p.r, p.dilation[0]), p.h)
     windows = problem.windows()[0]
-    return max(windows[i + outputs - 1][1] - windows[i][0] for i in range(len(windows) - outputs + 1))
+    reach = (windows[i + outputs - 1][1] - windows[i][0] for i in range(len(windows) - outputs + 1))
+    return max(reach, default=0)
 
 
 def tile(problem: Pooling, tile_bytes: int, row_bytes: Callable[[int], int] = lambda rows: 0) -> dict[str, int] | None:

@@ -168,8 +168,9 @@ POOL_ADAPTIVE = problem("pool.cupy_pool", "--op=adaptive_max_pool2d mb1ic2ih40oh
 POOL_LANES = problem("pool.cupy_pool", "--op=sum_pool2d mb3ic5ih7kh7")
 POOL_BLOCK = problem("pool.cupy_pool", "--op=sum_pool2d --layout=channels_last mb1ic37ih9kh8")
 POOL_LAST = problem("pool.cupy_pool", "--op=max_pool2d --layout=channels_last mb2ic3ih9kh3sh2ph1")
+POOL_INDICES = problem("pool.cupy_pool", "--op=max_pool2d --return-indices --layout=channels_last mb2ic3ih9kh3sh2ph1")
 SEPARABLE = problem("pool.cupy_pool_separable", "--op=sum_pool2d mb2ic3ih19kh5ph2", columns=32)
-SEPARABLE_DILATED = problem("pool.cupy_pool_separable", "--op=max_pool2d --return-indices mb2ic3ih15iw9kh4dh1ph3")
+SEPARABLE_DILATED = problem("pool.cupy_pool_separable", "--op=max_pool2d --return-indices mb2ic3ih15kh4dh1ph3")
 UNPOOL = problem("pool.cupy_unpool", "--op=max_unpool2d mb1ic2ih60oh121", tile_bytes=12 << 10)
 UNPOOL_LAST = problem(
     "pool.cupy_unpool", "--op=max_unpool2d --layout=channels_last mb2ic11ih20oh41", tile_bytes=12 << 10
@@ -374,7 +375,7 @@ BUGS = [
     # What is not initialised, not aligned, or too large.
     Bug("a sum that is not initialised", DIRECT, "A sum[TK][TM] = {};", "A sum[TK][TM];", PLAIN),
     Bug("a maximum that is not initialised", SOFTMAX, "A top = -Accumulator<T>::infinity();", "A top;", ROWS),
-    Bug("an index that is not initialised", POOLING, "int at = -1;", "int at;", POOL_LAST),
+    Bug("an index that is not initialised", POOLING, "int at = -1;", "int at;", POOL_INDICES),
     Bug("a pitch that misaligns vector loads", DIRECT, "BK + 16 / sizeof(A) : BK", "BK + 1 : BK", PLAIN),
     Bug("a run that misaligns vector loads", STAGING, "from += lead(to);", "", BANDS),
     Bug("the stride between a strip's columns is left out", DEPTHWISE, "q * STRIDE + s]", "q + s]", PIXELS),
