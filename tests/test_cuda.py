@@ -1180,6 +1180,59 @@ def test_the_last_outputs_of_more_than_2_to_the_31(name: str, layout: str) -> No
     assert not y[:3].any()
 
 
+# As many inputs and outputs of a pooling; and the last planes of so many that windows of a whole plane are shared.
+@needs_compiler
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("name", ["cupy_pool", "cupy_pool_separable"])
+def test_the_last_pooled_of_more_than_2_to_the_31(name: str, layout: str) -> None:
+    problem = parse(f"--op=max_pool2d --dtype=float16 --layout={layout} mb2050ic1ih1024kh3ph1")
+    x, y = sparse((2050, 1024, 1024)), sparse((2050, 1024, 1024))
+    rows = np.random.default_rng(0).integers(1, 500, (150, 1024)).astype(np.float16)
+    x[-1, -150:] = rows
+    channel = -1 if layout == "channels_last" else 1
+    launch = find("max_pool2d", name).prepare(problem, "cpu")
+    with configure(blocks=slice(-1, None)):
+        launch([np.expand_dims(x, channel)], [np.expand_dims(y, channel)])
+    expected = pool2d(rows, "max_pool2d", 3, 1, (1, 1), 1, (150, 1024))[2:]
+    got = y[-1, -148:]
+    written = got != 0
+    assert written[-1, -1]
+    assert (got[written] == expected[written]).all()
+    assert np.count_nonzero(y[-1]) == np.count_nonzero(written) >= 64
+    assert not y[:3].any()
+
+
+@needs_compiler
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_last_shared_windows_of_more_than_2_to_the_31(layout: str) -> None:
+    problem = parse(f"--op=adaptive_max_pool2d --dtype=float16 --layout={layout} mb24000ic1ih300oh1")
+    x, y = sparse((24000, 300, 300)), np.zeros((24000, 1, 1, 1), np.float16)
+    x[-1, 299, 299] = 3
+    launch = find("adaptive_max_pool2d", "cupy_pool").prepare(problem, "cpu")
+    with configure(blocks=slice(-2, None)):
+        launch([x[..., None] if layout == "channels_last" else x[:, None]], [y])
+    assert y[-1] == 3
+    assert not y[:-1].any()
+
+
+@needs_compiler
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_last_unpooled_of_more_than_2_to_the_31(layout: str) -> None:
+    problem = parse(f"--op=max_unpool2d --dtype=float16 --layout={layout} mb2050ic1ih8oh1024")
+    x, y = np.zeros((2050, 8, 8), np.float16), sparse((2050, 1024, 1024))
+    indices = np.zeros((2050, 8, 8), np.int64)
+    x[-1] = np.arange(1, 65).reshape(8, 8)
+    indices[-1] = 1024 * 1024 - 1 - np.arange(64).reshape(8, 8)
+    y[-1, -1] = y[0, -1] = -1
+    channel = -1 if layout == "channels_last" else 1
+    launch = find("max_unpool2d", "cupy_unpool").prepare(problem, "cpu")
+    with configure(blocks=slice(-1, None)):
+        launch([np.expand_dims(x, channel), np.expand_dims(indices, channel)], [np.expand_dims(y, channel)])
+    assert y[-1, -1, -64:].tolist() == [*range(64, 0, -1)]
+    assert not y[-1, -1, :-64].any()
+    assert (y[0, -1] == -1).all()
+
+
 # Reasons --------------------------------------------------------------------------------------------------------------
 
 

@@ -53,7 +53,8 @@ __device__ inline Range covered(const Axis& axis, int first, int last) {
 
 // How many positions a range has.
 __device__ inline int length(const Range& range) {
-  return range.end > range.begin ? (range.end - range.begin + range.step - 1) / range.step : 0;
+  const int extent = max(range.end - range.begin, 0);
+  return range.step == 1 ? extent : (extent + range.step - 1) / range.step;
 }
 
 // How many of output o's taps lie before axis.counted, the padding before the start among them.
@@ -94,6 +95,7 @@ struct Lowest<int> {
 };
 
 // One window's reduction, as far as it has come.  Positions are flat in the plane.
+//   set     begins with an element
 //   add     takes in an element
 //   append  takes in the reduction of elements that all stand behind its own
 //   merge   takes in that of any other elements: ARGMAX alone, which knows where they stand, is exact then for -0.0
@@ -102,6 +104,7 @@ template <typename T, Reduction KIND>
 struct Reducer {
   using A = typename Accumulator<T>::type;
   static constexpr bool LARGEST = KIND == MAX || KIND == ABSOLUTE_MAX;
+  static constexpr bool ADDS = !LARGEST;
   A value;
 
   __device__ Reducer() {
@@ -120,16 +123,18 @@ struct Reducer {
     }
   }
 
-  __device__ void add(T x, int, const Pool&) {
+  static __device__ A term(T x) {
     const A v = static_cast<A>(x);
     if constexpr (KIND == ABSOLUTE_MAX) {
-      take(fabs(v));
+      return fabs(v);
     } else if constexpr (KIND == SQUARES) {
-      value += v * v;
+      return v * v;
     } else {
-      take(v);
+      return v;
     }
   }
+  __device__ void set(T x, int) { value = term(x); }
+  __device__ void add(T x, int, const Pool&) { take(term(x)); }
   __device__ void append(const Reducer& later) { take(later.value); }
   __device__ void merge(const Reducer& other) { take(other.value); }
 
@@ -153,12 +158,17 @@ struct Reducer {
 template <typename T>
 struct Reducer<T, ARGMAX> {
   using A = typename Accumulator<T>::type;
+  static constexpr bool ADDS = false;
   A value = Lowest<T>::value();
   int at = -1;  // of an empty window
 
   __device__ void take(A v, int where, bool better) {
     value = better ? v : value;
     at = better ? where : at;
+  }
+  __device__ void set(T x, int where) {
+    value = static_cast<A>(x);
+    at = where;
   }
   __device__ void add(T x, int where, const Pool&) {  // NaN beats every number, and the NaN before it
     const A v = static_cast<A>(x);

@@ -11,6 +11,13 @@ struct Tile {
   int lanes;         // threads that share a window
 };
 
+// Divides numbers below 2^21: a half more than one, as a float, is further from the next multiple than floats err.
+struct Quotient {
+  float inverse;
+  __device__ explicit Quotient(int by) : inverse(1.0f / static_cast<float>(by)) {}
+  __device__ int operator()(int i) const { return static_cast<int>((static_cast<float>(i) + 0.5f) * inverse); }
+};
+
 // A block's part of the planes; staged, x(h, w) of its k-th plane is x_tile[first + k * x_plane + h * W + w].
 template <typename T>
 struct Staged {

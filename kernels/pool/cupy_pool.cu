@@ -33,8 +33,8 @@ struct Walk {
   }
 };
 
-// FILTER 0: any window, TP 1.  Else R = S = FILTER, both strides are STRIDE, and a thread has TP outputs below each
-// other: it reduces the taps of a row of x once for all of them.  FILTER -1: tile.lanes threads share a window.
+// FILTER 0: any window, TP 1.  Else R = S = FILTER, both strides are STRIDE, every window has a tap in x, and a thread has
+// TP outputs below each other: it reduces the taps of a row of x once for all of them.  FILTER -1: tile.lanes threads share a window.
 template <typename T, Reduction KIND, int FILTER, int STRIDE, int TP>
 __global__ void __launch_bounds__(256)
     pool_planes(const T* __restrict__ x, T* __restrict__ y, long long* __restrict__ indices, const Pool pool,
@@ -42,17 +42,20 @@ __global__ void __launch_bounds__(256)
   extern __shared__ __align__(16) unsigned char shared[];
   const Staged<T> staged(pool, tile, x, y, shared);
   const Axis rows = rows_of(pool), cols = cols_of(pool);
+  const Quotient by_row(pool.Q);
   __pipeline_wait_prior(0);
   __syncthreads();  // x is staged
 
   if constexpr (FILTER < 0) {
     const int lane = threadIdx.x % tile.lanes, groups = blockDim.x / tile.lanes;
     const int outputs = staged.planes * staged.rows * pool.Q;
+    const Quotient by_plane(staged.rows);
     for (int i = 0; i < outputs; i += groups) {  // the same for all of a warp, whose lanes exchange what they have
       const int at = i + threadIdx.x / tile.lanes;
       const int own = min(at, outputs - 1);
-      const int q = own % pool.Q, p = staged.p0 + own / pool.Q % staged.rows;
-      const T* plane = staged.x_tile + staged.first + own / pool.Q / staged.rows * staged.x_plane;
+      const int row = by_row(own), q = own - row * pool.Q;
+      const int k = by_plane(row), p = staged.p0 + row - k * staged.rows;
+      const T* plane = staged.x_tile + staged.first + k * staged.x_plane;
       Shared<T, KIND> reduced;
       for (Walk walk(window(rows, p), window(cols, q), lane, tile.lanes); walk.inside(); walk.next()) {
         reduced.add(plane[walk.at(pool.W)], walk.at(pool.W), pool);
@@ -65,26 +68,43 @@ __global__ void __launch_bounds__(256)
     }
   } else {
     const int strips = (staged.rows + TP - 1) / TP;
+    const Quotient by_plane(strips);
     for (int i = threadIdx.x; i < staged.planes * strips * pool.Q; i += blockDim.x) {
-      const int q = i % pool.Q, strip = i / pool.Q % strips * TP, k = i / pool.Q / strips;
-      const int p = staged.p0 + strip;
+      const int row = by_row(i), q = i - row * pool.Q;
+      const int k = by_plane(row), strip = (row - k * strips) * TP, p = staged.p0 + strip;
       const T* plane = staged.x_tile + staged.first + k * staged.x_plane;
       Reducer<T, KIND> reduced[TP];
       if constexpr (FILTER > 0) {
+        // A tap in the padding reads the nearest row and column, which its window has, too: no maximum minds.
         const int h0 = p * STRIDE - pool.pad_h, w0 = q * STRIDE - pool.pad_w;
+        int w[FILTER];
+        const T* column[FILTER];
+#pragma unroll
+        for (int s = 0; s < FILTER; ++s) {
+          w[s] = min(max(w0 + s, 0), pool.W - 1);
+          column[s] = plane + w[s];
+        }
 #pragma unroll
         for (int r = 0; r < (TP - 1) * STRIDE + FILTER; ++r) {
           Reducer<T, KIND> row;
-          const int h = h0 + r;
-          const bool inside = h >= 0 && h < staged.h_end;
+          const int h = min(max(h0 + r, 0), staged.h_end - 1), line = h * pool.W;
 #pragma unroll
           for (int s = 0; s < FILTER; ++s) {
-            const int w = w0 + s;
-            if (inside && w >= 0 && w < pool.W) row.add(plane[h * pool.W + w], h * pool.W + w, pool);
+            T value = column[s][line];
+            if constexpr (Reducer<T, KIND>::ADDS) value = w[s] == w0 + s && h == h0 + r ? value : static_cast<T>(0.0f);
+            if (s == 0) {
+              row.set(value, line + w[s]);
+            } else {
+              row.add(value, line + w[s], pool);
+            }
           }
 #pragma unroll
           for (int j = 0; j < TP; ++j) {
-            if (r >= j * STRIDE && r - j * STRIDE < FILTER) reduced[j].append(row);
+            if (r == j * STRIDE) {
+              reduced[j] = row;
+            } else if (r > j * STRIDE && r - j * STRIDE < FILTER) {
+              reduced[j].append(row);
+            }
           }
         }
       } else {

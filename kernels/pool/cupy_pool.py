@@ -52,11 +52,13 @@ def power_of_two(size: int) -> int:
 
 def strip(problem: Pooling) -> tuple[int, int, int]:
     """(FILTER, STRIDE, TP) of pool_planes where a thread has its windows to itself."""
-    if isinstance(problem, PoolProblem) and problem.dilation == (1, 1) and reduction(problem) != "POWERS":
-        key = (problem.r, problem.stride[0])
-        if problem.r == problem.s and problem.stride[0] == problem.stride[1] and key in STRIPS:
-            return (*key, STRIPS[key])
-    return 0, 1, 1
+    p = problem
+    if not isinstance(p, PoolProblem) or p.dilation != (1, 1) or reduction(p) == "POWERS":
+        return 0, 1, 1
+    key, square = (p.r, p.stride[0]), p.r == p.s and p.stride[0] == p.stride[1]
+    axes = zip((p.h, p.w), (p.p, p.q), p.stride, p.padding, strict=True)
+    inside = all(pad < p.r and (out - 1) * stride - pad < size for size, out, stride, pad in axes)
+    return (*key, STRIPS[key]) if square and inside and key in STRIPS else (0, 1, 1)
 
 
 def side_by_side(problem: Pooling) -> bool:
