@@ -9,6 +9,7 @@ For large windows that overlap: R + S steps an output, and S more for every row 
 FLOPs: executed_flops counts them.  Bytes: x once from memory, what neighbouring windows of a row share from L1; y once.
 Limits: the S loads from L1 and R from shared memory an output, of one element a thread; memory's bandwidth where
 windows are small.  Between windows that do not overlap it reduces rows for nothing (see cupy_pool).
+CuPy compiles with -ftz=true: float32 and bfloat16 numbers below 2^-126 are equal to 0, and to each other, in maxima.
 Source: van Herk, A fast algorithm for local minimum and maximum filters on rectangular and octagonal kernels (1992),
 of which it takes the two passes.
 """
