@@ -39,6 +39,7 @@ STRATEGIES = (  # the folder's name, then the strategy's; in the order in which 
     "conv.triton_winograd_f4x3",
     "conv.triton_stem",
     "pool.torch",
+    "pool.torch_compile",
     "pool.numpy",
     "pool.cupy_pool",
     "pool.cupy_pool_separable",
@@ -46,10 +47,12 @@ STRATEGIES = (  # the folder's name, then the strategy's; in the order in which 
     "pool.triton_max_pool",
     "pool.triton_avg_pool",
     "rowwise.torch",
+    "rowwise.torch_compile",
     "rowwise.numpy",
     "rowwise.cupy_softmax",
     "rowwise.triton_softmax",
     "gemm.torch",
+    "gemm.torch_compile",
     "gemm.numpy",
 )
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
-from ..problem import ADAPTIVE_POOL_OPS, INTEGERS, AdaptivePoolProblem, PoolProblem, UnpoolProblem, output_size
-from ..strategy import Launch
-from ..torch_host import TorchStrategy, vendor
+from ..problem import ADAPTIVE_POOL_OPS, INTEGERS, SIZES, AdaptivePoolProblem, PoolProblem, UnpoolProblem, output_size
+from ..torch_host import TorchStrategy
+
+MOST_POSITIONS = 127  # which torch counts in as few bits as the elements have
 
 
 def ceil_mode(problem: PoolProblem) -> bool | None:
@@ -30,6 +32,9 @@ class TorchPool(TorchStrategy):
         reasons = []
         if problem.dtype in INTEGERS and (device == "cuda" or problem.operation != "max_pool2d"):
             reasons.append(f"torch's {problem.operation} takes no {problem.dtype} on {device}.")
+        last = problem.layout == "channels_last" or problem.c == 1  # which is both
+        if SIZES[problem.dtype] == 1 and last and problem.h * problem.w > MOST_POSITIONS:
+            reasons.append(f"torch takes channels_last planes of {problem.dtype} of up to {MOST_POSITIONS} elements.")
         if not isinstance(problem, PoolProblem):
             return reasons
         if ceil_mode(problem) is None or problem.padding_end is not None:
@@ -42,25 +47,12 @@ class TorchPool(TorchStrategy):
             reasons.append("torch's lp_pool2d takes no padding.")
         return reasons
 
-    def prepare(self, problem: PoolProblem | AdaptivePoolProblem | UnpoolProblem, device: str, **config: Any) -> Launch:
-        function = function_of(problem)
-
-        def kernel(inputs: Any, outputs: Any) -> tuple[torch.Tensor, ...]:
-            with vendor(device, allow_tf32=False):
-                result = function(*inputs)
-            return result if isinstance(result, tuple) else (result,)
-
-        return Launch.of(kernel)
-
-
-def function_of(problem: PoolProblem | AdaptivePoolProblem | UnpoolProblem) -> Any:
-    """What torch computes the problem's outputs from its inputs by."""
-    if isinstance(problem, PoolProblem):
-        return _window(problem)
-    if isinstance(problem, AdaptivePoolProblem):
-        return _adaptive(problem)
-    p = problem
-    return lambda x, indices: torch.ops.aten.max_unpool2d(x, indices, (p.p, p.q))
+    def function(self, problem: PoolProblem | AdaptivePoolProblem | UnpoolProblem) -> Callable[..., Any]:
+        if isinstance(problem, PoolProblem):
+            return _window(problem)
+        if isinstance(problem, AdaptivePoolProblem):
+            return _adaptive(problem)
+        return lambda x, indices: torch.ops.aten.max_unpool2d(x, indices, (problem.p, problem.q))
 
 
 def _adaptive(problem: AdaptivePoolProblem) -> Any:
