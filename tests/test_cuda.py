@@ -19,7 +19,7 @@ from gpucnn.bench.oracle import Oracle, oracles
 from gpucnn.bench.validate import validate
 from gpucnn.kernels import cublas as cublas_calls
 from gpucnn.kernels import cuda
-from gpucnn.kernels.arrays import has_gpu
+from gpucnn.kernels.arrays import has_gpu, with_layout
 from gpucnn.kernels.conv import (
     cupy_depthwise,
     cupy_direct,
@@ -33,12 +33,12 @@ from gpucnn.kernels.conv.cupy_im2col_gemm import cuts, needs_columns, needs_epil
 from gpucnn.kernels.cuda import Kernel
 from gpucnn.kernels.emulator import NotSupportedError, RawModule, build, configure, cublas, cufft, missing
 from gpucnn.kernels.gemm import cupy_gemm, cupy_gemm_tiled
-from gpucnn.kernels.pool import cupy_max_pool
-from gpucnn.kernels.problem import DTYPES, ConvProblem, LinearProblem, parse
+from gpucnn.kernels.pool import cupy_pool, cupy_pool_separable, cupy_unpool
+from gpucnn.kernels.problem import DTYPES, LAYOUTS, SIZES, ConvProblem, LinearProblem, parse
 from gpucnn.kernels.rowwise import cupy_cross_entropy, cupy_softmax_block, cupy_softmax_online, cupy_softmax_warp
 from gpucnn.kernels.source import inlined
 from gpucnn.kernels.strategy import StagedStrategy, find
-from gpucnn.reference import conv2d
+from gpucnn.reference import conv2d, pool2d
 from gpucnn.reference.winograd import POINTS, cook_toom
 
 MACHINE = Machine("cuda" if has_gpu() else "cpu")
@@ -167,9 +167,14 @@ PROBLEMS = [
     (cupy_winograd_f4x3.strategy, "--dtype=bfloat16 --layout=channels_last --activation=silu g2mb1ic8oc4ih6kh3"),
     (cupy_implicit_gemm.strategy, "--bias mb2ic5oc7ih9kh3sh2ph1"),
     (cupy_implicit_gemm.strategy, "--dtype=bfloat16 --layout=channels_last g2mb3ic16oc8ih6kh3"),
-    (cupy_max_pool.strategy, "--op=max_pool2d --return-indices mb2ic3ih9kh3sh2ph1"),
-    (cupy_max_pool.strategy, "--op=max_pool2d --layout=channels_last mb2ic3ih9kh3sh2ph1"),
-    (cupy_max_pool.strategy, "--op=adaptive_max_pool2d mb1ic3ih9oh4"),
+    (cupy_pool.strategy, "--op=max_pool2d --return-indices mb2ic3ih9kh3sh2ph1"),
+    (cupy_pool.strategy, "--op=max_pool2d --layout=channels_last mb2ic3ih9kh3sh2ph1"),
+    (cupy_pool.strategy, "--op=adaptive_max_pool2d mb1ic3ih9oh4"),
+    (cupy_pool.strategy, "--op=max_pool2d --layout=channels_last --return-indices mb1ic3ih9kh8"),
+    (cupy_pool_separable.strategy, "--op=max_pool2d --return-indices mb2ic3ih9kh3sh2ph1"),
+    (cupy_pool_separable.strategy, "--op=lp_pool2d --norm-type=3 --layout=channels_last mb2ic3ih9kh3sh2ph1"),
+    (cupy_unpool.strategy, "--op=max_unpool2d mb2ic3ih4oh9"),
+    (cupy_unpool.strategy, "--op=max_unpool2d --layout=channels_last mb2ic3ih4oh9"),
     (cupy_softmax_warp.strategy, "--op=softmax --axis=1 5x7"),
     (cupy_softmax_warp.strategy, "--op=log_softmax --axis=1 --row-stride=301 5x300"),
     (cupy_softmax_block.strategy, "--op=softmax --axis=1 5x40000"),
@@ -968,29 +973,162 @@ def test_the_workspace_has_cuffts_own_work_area_where_a_gpu_can_tell(monkeypatch
     assert len(set(asked)) == len(asked) == 1 + 2 * len(set(images))
 
 
-# cupy_max_pool -------------------------------------------------------------------------------------------------------
+# cupy_pool, cupy_pool_separable and cupy_unpool ---------------------------------------------------------------------
 
 
-# Runs of one output, of fewer than a warp, of more than a block; more runs than a grid has rows of blocks.
+# Whole planes, of which a block has several; bands, of few planes and of large ones; windows that lanes share; adaptive
+# windows of different sizes; rows of 2 bytes, and of 1, of which none begins at a vector.
+PLANES = [
+    "--op=max_pool2d mb64ic256ih14kh3sh2ph1",
+    "--op=max_pool2d mb2ic3ih19kh3sh2ph1",
+    "--op=max_pool2d --dtype=float16 mb32ic64ih113kh3sh2ph1",
+    "--op=max_pool2d --dtype=int8 mb1ic3ih501kh3ph1",
+    "--op=max_pool2d --dtype=float64 mb1ic3ih201kh7dh2ph6",
+    "--op=adaptive_max_pool2d mb32ic2048ih7oh1",
+    "--op=adaptive_max_pool2d --dtype=float16 mb2ic3ih299oh17",
+    "--op=max_pool2d mb1ic1ih40iw9kh1kw1sh2sw2",
+]
+
+
+@pytest.mark.parametrize("line", PLANES)
+def test_pooled_planes_are_cut_into_tiles_that_fit(line: str) -> None:
+    """Every row of outputs is some block's, and its rows of x fit where they are staged, wherever that begins."""
+    problem = parse(line)
+    size, vector = SIZES[problem.dtype], 16 // SIZES[problem.dtype]
+    for config in cupy_pool.strategy.configs(problem):
+        (kernel,) = cupy_pool.strategy.kernels(problem, **config)
+        assert kernel.name.startswith("pool_planes<")
+        tile = kernel.scalars["tile"]
+        assert kernel.grid == (-(-problem.n * problem.c // tile["planes"]) * tile["bands"],)
+        assert tile["rows"] * tile["bands"] >= problem.p > tile["rows"] * (tile["bands"] - 1)
+        assert tile["planes"] == 1 or tile["bands"] == 1
+        for p0 in range(0, problem.p, tile["rows"]):
+            rows = [row for p in range(p0, min(p0 + tile["rows"], problem.p)) for row in rows_of(problem, p)]
+            read = max(rows) - min(rows) + 1 if tile["bands"] > 1 else problem.h
+            assert tile["planes"] * read * problem.w + vector - 1 <= tile["x_room"]
+        y_room = kernel.shared_bytes // size - tile["x_room"]
+        assert tile["planes"] * tile["rows"] * problem.q + vector - 1 <= y_room
+        assert tile["x_room"] % vector == y_room % vector == 0
+        assert kernel.shared_bytes <= cuda.SHARED_BYTES
+
+
+def rows_of(problem: Any, p: int) -> list[int]:
+    """The rows of x, those in the padding left out, from which a band that begins with output row p is read."""
+    if problem.op == "adaptive_max_pool2d":
+        return [*range(*problem.windows()[0][p])]
+    first = p * problem.stride[0] - problem.padding[0]
+    taps = range(first, first + (problem.r - 1) * problem.dilation[0] + 1)
+    return [row for row in taps if 0 <= row < problem.h]
+
+
 @pytest.mark.parametrize(
     "line",
     [
-        "--op=adaptive_max_pool2d mb3ic5ih7oh1",
-        "--op=max_pool2d mb2ic3ih9kh3sh2ph1",
+        "--op=max_pool2d mb1ic2ih400kh200",
+        "--op=max_pool2d mb1ic2ih40kh1sh16",
         "--op=max_pool2d --layout=channels_last mb2ic130ih9kh3sh2ph1",
-        "--op=max_pool2d mb70000ic1ih32kh2sh2",
+        "--op=max_pool2d --layout=channels_last mb70000ic1ih9kh2sh2",
+        "--op=adaptive_max_pool2d --layout=channels_last mb3ic37ih7oh1",
+        "--op=adaptive_max_pool2d mb3ic5ih224oh1",
     ],
 )
-def test_a_pooling_grid_reaches_every_output(line: str) -> None:
+def test_a_pooling_from_memory_reaches_every_output(line: str) -> None:
     problem = parse(line)
-    (kernel,) = cupy_max_pool.strategy.kernels(problem)
+    (kernel,) = cupy_pool.strategy.kernels(problem)
+    outputs, (x, y) = problem.n * problem.c * problem.p * problem.q, kernel.block
+    if kernel.name.startswith("pool_windows"):
+        assert kernel.scalars["outputs"] == outputs
+        assert x * y <= cupy_pool.THREADS
+        assert x & (x - 1) == y & (y - 1) == 0  # powers of two, which halve to 1
+        assert kernel.grid[0] * (x if problem.layout == "channels_last" else 1) >= outputs
+        return
     outer = kernel.scalars["outer"]
-    run = problem.n * problem.c * problem.p * problem.q // outer
     assert outer == (problem.n if problem.layout == "channels_last" else problem.n * problem.c)
-    assert kernel.grid[0] * kernel.block[0] >= run > (kernel.grid[0] - 1) * kernel.block[0]
+    assert kernel.grid[0] * x >= outputs // outer > (kernel.grid[0] - 1) * x
     assert kernel.grid[1] <= 65535
-    assert kernel.grid[1] * kernel.block[1] >= min(outer, 65535)
-    assert kernel.block[0] * kernel.block[1] == cupy_max_pool.THREADS
+    assert kernel.grid[1] * y >= min(outer, 65535)
+    assert x * y == cupy_pool.THREADS
+
+
+# Windows beyond a block's rows, and as large as the plane; few planes, and many; each size of what is reduced.
+@pytest.mark.parametrize(
+    "line",
+    [
+        "--op=max_pool2d mb32ic512ih13kh13ph6",
+        "--op=max_pool2d --return-indices --layout=channels_last mb1ic3ih200kh31",
+        "--op=lp_pool2d --norm-type=3 mb1ic1ih2000kh700",
+        "--op=adaptive_avg_pool2d mb1ic3ih299oh17",
+        "--op=avg_pool2d --dtype=float64 mb1ic3ih299kh5dh3",
+    ],
+)
+def test_a_band_has_room_for_the_rows_that_it_reads(line: str) -> None:
+    problem = parse(line)
+    assert cupy_pool_separable.strategy.unsupported(problem, "cpu") == []
+    for config in cupy_pool_separable.strategy.configs(problem):
+        (kernel,) = cupy_pool_separable.strategy.kernels(problem, **config)
+        band = kernel.scalars["band"]
+        assert kernel.block[0] * kernel.block[1] == cupy_pool_separable.THREADS
+        assert kernel.grid[0] * kernel.block[0] >= band["columns"] * band["bands"]
+        assert band["rows"] * band["bands"] >= problem.p > band["rows"] * (band["bands"] - 1)
+        assert kernel.shared_bytes <= cuda.SHARED_BYTES
+        assert kernel.shared_bytes == band["read"] * kernel.block[0] * cupy_pool_separable.value_bytes(problem)
+
+
+# The first of equals is +0.0 or -0.0, wherever lanes, rows and bands divide the window; NaN is the last.
+@needs_compiler
+@pytest.mark.parametrize("name", ["cupy_pool", "cupy_pool_separable"])
+@pytest.mark.parametrize("options", ["", "--return-indices", "--layout=channels_last", "--dtype=float16"])
+@pytest.mark.parametrize("window", ["kh3sh2ph1", "kh2sh2", "kh5ph2", "kh13", "kh3sh2dh1ph2"])
+def test_special_values_of_maxima(name: str, options: str, window: str) -> None:
+    problem = parse(f"--op=max_pool2d {options} mb1ic3ih13{window}")
+    strategy, rng = find("max_pool2d", name), np.random.default_rng(0)
+    for values in ([0.0, -0.0], [-np.inf, -np.inf, np.nan], [np.inf, 1.0, -np.inf, np.nan, -0.0, 0.0]):
+        x = rng.choice(values, (1, 3, 13, 13)).astype(problem.dtype)
+        expected = pool2d(
+            x, "max_pool2d", (problem.r, problem.s), problem.stride, problem.padding, problem.dilation,
+            (problem.p, problem.q), return_indices=True,
+        )  # fmt: skip
+        outputs = [np.empty(shape, problem.dtypes()[name]) for name, shape in problem.outputs().items()]
+        outputs = [with_layout(array, problem.layout) for array in outputs]
+        y, *indices = strategy.prepare(problem, "cpu")([with_layout(x, problem.layout)], outputs)
+        np.testing.assert_array_equal(y, expected[0])
+        np.testing.assert_array_equal(np.signbit(y) & (y == 0), np.signbit(expected[0]) & (expected[0] == 0))
+        for array in indices:
+            np.testing.assert_array_equal(array, expected[1])
+
+
+# Behind the plane, before it, and far from it.
+@needs_compiler
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_unpooling_leaves_out_what_points_outside(layout: str) -> None:
+    problem = parse("--op=max_unpool2d mb1ic2ih2oh5", layout=layout)
+    indices = np.array([[[0, 25], [-1, 24]], [[2**40, 7], [-(2**40), 2**32 + 3]]])[None]
+    x = np.arange(1, 9, dtype=np.float32).reshape(1, 2, 2, 2)
+    y = with_layout(np.full((1, 2, 5, 5), np.nan, np.float32), layout)
+    find("max_unpool2d", "cupy_unpool").prepare(problem, "cpu")([with_layout(a, layout) for a in (x, indices)], [y])
+    expected = np.zeros((1, 2, 25))
+    expected[0, [0, 0, 1], [0, 24, 7]] = [1, 4, 6]
+    np.testing.assert_array_equal(y, expected.reshape(1, 2, 5, 5))
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float16"])
+@pytest.mark.parametrize("line", ["mb64ic256ih7oh14", "mb1ic2ih70oh141", "mb1ic2ih1oh1000", "mb300ic3ih5iw3oh9ow7"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_unpooled_slabs_cover_every_pixel(line: str, dtype: str, layout: str) -> None:
+    problem = parse(f"--op=max_unpool2d {line}", dtype=dtype, layout=layout)
+    pixels, last = problem.p * problem.q, layout == "channels_last"
+    for config in cupy_unpool.strategy.configs(problem):
+        (kernel,) = cupy_unpool.strategy.kernels(problem, **config)
+        unpool = kernel.scalars["unpool"]
+        assert unpool["pixels"] * unpool["slabs"] >= pixels > unpool["pixels"] * (unpool["slabs"] - 1)
+        assert unpool["planes"] == 1 or unpool["slabs"] == 1
+        channels, vector = cupy_unpool.SECTOR // SIZES[dtype], 16 // SIZES[dtype]
+        groups = problem.n * -(-problem.c // channels) if last else -(-problem.n * problem.c // unpool["planes"])
+        assert kernel.grid == (groups * unpool["slabs"],)
+        needed = unpool["pixels"] * (channels if last else unpool["planes"]) + (0 if last else vector - 1)
+        assert needed <= unpool["room"]
+        assert unpool["room"] % vector == 0
+        assert kernel.shared_bytes == unpool["room"] * SIZES[dtype] <= cuda.SHARED_BYTES
 
 
 # cupy_softmax_* and cupy_cross_entropy -------------------------------------------------------------------------------
@@ -1395,9 +1533,11 @@ def test_the_last_sums_of_more_than_2_to_the_31() -> None:
 
 # Three planes of 2**30 elements of which four each are read: the third's offsets do not fit into 32 bits.
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
-@pytest.mark.parametrize("name", ["cupy_direct", "cupy_depthwise", "cupy_im2col_gemm", "cupy_max_pool"])
+@pytest.mark.parametrize(
+    "name", ["cupy_direct", "cupy_depthwise", "cupy_im2col_gemm", "cupy_pool", "cupy_pool_separable"]
+)
 def test_inputs_of_more_than_2_to_the_31_elements(name: str, layout: str) -> None:
-    operation = "--op=max_pool2d mb3ic1" if name == "cupy_max_pool" else "mb3ic1oc1"
+    operation = "--op=max_pool2d mb3ic1" if "pool" in name else "mb3ic1oc1"
     options, _, sizes = operation.rpartition(" ")
     problem = parse(f"--dtype=float16 --layout={layout} {options} {sizes}ih32768kh1sh16384")
     x = sparse((3, 32768, 32768))
@@ -1430,6 +1570,59 @@ def test_the_last_outputs_of_more_than_2_to_the_31(name: str, layout: str) -> No
     assert (got[written] == expected[written]).all()
     assert np.count_nonzero(y[-1]) == np.count_nonzero(written) >= 32
     assert not y[:3].any()
+
+
+# As many inputs and outputs of a pooling; and the last planes of so many that windows of a whole plane are shared.
+@needs_compiler
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("name", ["cupy_pool", "cupy_pool_separable"])
+def test_the_last_pooled_of_more_than_2_to_the_31(name: str, layout: str) -> None:
+    problem = parse(f"--op=max_pool2d --dtype=float16 --layout={layout} mb2050ic1ih1024kh3ph1")
+    x, y = sparse((2050, 1024, 1024)), sparse((2050, 1024, 1024))
+    rows = np.random.default_rng(0).integers(1, 500, (150, 1024)).astype(np.float16)
+    x[-1, -150:] = rows
+    channel = -1 if layout == "channels_last" else 1
+    launch = find("max_pool2d", name).prepare(problem, "cpu")
+    with configure(blocks=slice(-1, None)):
+        launch([np.expand_dims(x, channel)], [np.expand_dims(y, channel)])
+    expected = pool2d(rows, "max_pool2d", 3, 1, (1, 1), 1, (150, 1024))[2:]
+    got = y[-1, -148:]
+    written = got != 0
+    assert written[-1, -1]
+    assert (got[written] == expected[written]).all()
+    assert np.count_nonzero(y[-1]) == np.count_nonzero(written) >= 64
+    assert not y[:3].any()
+
+
+@needs_compiler
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_last_shared_windows_of_more_than_2_to_the_31(layout: str) -> None:
+    problem = parse(f"--op=adaptive_max_pool2d --dtype=float16 --layout={layout} mb24000ic1ih300oh1")
+    x, y = sparse((24000, 300, 300)), np.zeros((24000, 1, 1, 1), np.float16)
+    x[-1, 299, 299] = 3
+    launch = find("adaptive_max_pool2d", "cupy_pool").prepare(problem, "cpu")
+    with configure(blocks=slice(-2, None)):
+        launch([x[..., None] if layout == "channels_last" else x[:, None]], [y])
+    assert y[-1] == 3
+    assert not y[:-1].any()
+
+
+@needs_compiler
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_last_unpooled_of_more_than_2_to_the_31(layout: str) -> None:
+    problem = parse(f"--op=max_unpool2d --dtype=float16 --layout={layout} mb2050ic1ih8oh1024")
+    x, y = np.zeros((2050, 8, 8), np.float16), sparse((2050, 1024, 1024))
+    indices = np.zeros((2050, 8, 8), np.int64)
+    x[-1] = np.arange(1, 65).reshape(8, 8)
+    indices[-1] = 1024 * 1024 - 1 - np.arange(64).reshape(8, 8)
+    y[-1, -1] = y[0, -1] = -1
+    channel = -1 if layout == "channels_last" else 1
+    launch = find("max_unpool2d", "cupy_unpool").prepare(problem, "cpu")
+    with configure(blocks=slice(-1, None)):
+        launch([np.expand_dims(x, channel), np.expand_dims(indices, channel)], [np.expand_dims(y, channel)])
+    assert y[-1, -1, -64:].tolist() == [*range(64, 0, -1)]
+    assert not y[-1, -1, :-64].any()
+    assert (y[0, -1] == -1).all()
 
 
 # Reasons --------------------------------------------------------------------------------------------------------------
@@ -1474,8 +1667,19 @@ def test_the_last_outputs_of_more_than_2_to_the_31(name: str, layout: str) -> No
             "Its transformed filters and a few tiles take 2420637696 bytes",
         ),
         (cupy_winograd_f4x3.strategy, "mb1ic0oc4ih6kh3", "It multiplies matrices of channels, and there are none."),
-        (cupy_max_pool.strategy, "--op=max_pool2d mb1ic2048ih1024kh2", "It indexes an image of x in 32 bits"),
-        (cupy_max_pool.strategy, "--op=avg_pool2d mb1ic1ih4kh2", "It computes max_pool2d, adaptive_max_pool2d, not"),
+        (cupy_pool.strategy, "--op=max_pool2d mb1ic1ih65536kh2", "It indexes a plane of x in 32 bits"),
+        (
+            cupy_pool.strategy,
+            "--op=max_pool2d --layout=channels_last mb1ic2048ih1024kh2",
+            "It indexes an image of x in 32 bits",
+        ),
+        (cupy_pool.strategy, "--op=max_unpool2d mb1ic1ih4oh8", "It computes max_pool2d, avg_pool2d, sum_pool2d"),
+        (
+            cupy_pool_separable.strategy,
+            "--op=sum_pool2d mb1ic1ih4000kh3000",
+            "3000 reduced rows of 8 windows do not fit",
+        ),
+        (cupy_unpool.strategy, "--op=max_unpool2d mb1ic1ih4oh65536", "It indexes a plane of y in 32 bits"),
         (
             cupy_softmax_warp.strategy,
             "--op=softmax --axis=1 2x1025",

@@ -24,7 +24,7 @@ from gpucnn.kernels.conv import (
 from gpucnn.kernels.cuda import CompileError, Kernel
 from gpucnn.kernels.gemm import cupy_gemm, cupy_gemm_tiled
 from gpucnn.kernels.offline import compile_cuda, disassembler
-from gpucnn.kernels.pool import cupy_max_pool
+from gpucnn.kernels.pool import cupy_pool, cupy_pool_separable, cupy_unpool
 from gpucnn.kernels.problem import ACTIVATIONS, PADDING_MODES, parse
 from gpucnn.kernels.rowwise import (
     cupy_cross_entropy,
@@ -120,12 +120,44 @@ IMPLICIT += [
         ("--dtype=float64 --activation=tanh", "ic64oc64ih14kh3ph1"),
     )
 ]
-MAX_POOL = [
-    f"--op=max_pool2d --dtype={dtype} --layout={layout} mb2ic16ih14kh3sh2ph1"
+# Each window that has a loop of its own, any other, and windows that threads share, of planes in shared memory and from
+# memory; each with each of the reductions, of which sums in float64 and indices take the most registers.
+POOL = [
+    f"--op={op} --dtype={dtype} mb32ic64{shape}"
+    for op, dtype in (
+        ("max_pool2d", "float32"),
+        ("max_pool2d --return-indices", "float64"),
+        ("max_pool2d --return-indices", "uint8"),
+        ("avg_pool2d --count-include-pad=false", "float16"),
+        ("lp_pool2d", "bfloat16"),
+        ("lp_pool2d --norm-type=2.5", "float16"),
+        ("lp_pool2d --norm-type=inf", "float64"),
+    )
+    for shape in ("ih112kh3sh2ph1", "ih56kh3ph1", "ih56kh2sh2", "ih28kh5ph2", "ih14kh14", "ih999kh500sh499")
+]
+POOL += [
+    f"--op={op} --layout=channels_last mb32ic64{shape}"
+    for op in ("max_pool2d", "lp_pool2d --norm-type=2.5 --dtype=float64", "avg_pool2d --dtype=bfloat16")
+    for shape in ("ih56kh3ph1", "ih14kh14")
+]
+POOL += ["--op=adaptive_max_pool2d --return-indices mb2ic16ih14oh5", "--op=max_pool2d mb2ic3ih99kh1sh9"]
+SEPARABLE = [
+    f"--op={op} --layout={layout} mb32ic64ih56kh13ph6"
+    for op, layout in (
+        ("max_pool2d", "contiguous"),
+        ("max_pool2d --dtype=float64 --return-indices", "contiguous"),
+        ("max_pool2d --dtype=int8 --return-indices", "channels_last"),
+        ("avg_pool2d --dtype=float16 --count-include-pad=false", "channels_last"),
+        ("lp_pool2d --dtype=bfloat16", "contiguous"),
+        ("lp_pool2d --dtype=float64 --norm-type=2.5", "channels_last"),
+        ("lp_pool2d --norm-type=inf", "contiguous"),
+    )
+]
+UNPOOL = [
+    f"--op=max_unpool2d --dtype={dtype} --layout={layout} mb32ic64ih56oh112"
     for dtype in cuda.C_TYPES
     for layout in ("contiguous", "channels_last")
 ]
-MAX_POOL += ["--op=adaptive_max_pool2d mb2ic16ih14oh5"]
 # Each size of sums, each vector, x narrower and wider than y; the shortest and the longest row of each number of items.
 SOFTMAX_TYPES = (
     ("softmax", "--dtype=float32"),
@@ -187,7 +219,9 @@ LINES = {
     cupy_winograd_f2x3.strategy: WINOGRAD,
     cupy_winograd_f4x3.strategy: WINOGRAD + WINOGRAD_DOUBLE,
     cupy_fft.strategy: FFT,
-    cupy_max_pool.strategy: MAX_POOL,
+    cupy_pool.strategy: POOL,
+    cupy_pool_separable.strategy: SEPARABLE,
+    cupy_unpool.strategy: UNPOOL,
     cupy_softmax_warp.strategy: SOFTMAX_WARP,
     cupy_softmax_block.strategy: SOFTMAX_BLOCK,
     cupy_softmax_online.strategy: SOFTMAX_ONLINE,
@@ -262,7 +296,9 @@ STRUCTS = {
     "conv/cupy_winograd_f2x3.cu": ("Conv2d", "Tiles", "Filled"),
     "conv/cupy_winograd_f4x3.cu": ("Conv2d", "Tiles", "Cut"),
     "conv/cupy_implicit_gemm.cu": ("Conv2d",),
-    "pool/cupy_max_pool.cu": ("Pool",),
+    "pool/cupy_pool.cu": ("Pool", "Tile"),
+    "pool/cupy_pool_separable.cu": ("Pool", "Band"),
+    "pool/cupy_unpool.cu": ("Unpool",),
     "rowwise/cupy_softmax_online.cu": ("Work",),
     "rowwise/cupy_cross_entropy.cu": ("Rows",),
     "gemm/cupy_gemm_tiled.cu": ("Linear",),
@@ -275,7 +311,9 @@ ANY_KERNEL = {
     "conv/cupy_winograd_f2x3.cu": "transform_filters<float, false>",
     "conv/cupy_winograd_f4x3.cu": "transform_filters<float, float, false>",
     "conv/cupy_implicit_gemm.cu": "conv2d_implicit_gemm<float, false, false, 1, 1, NONE, 32, 32, 16, 1, 2, 3>",
-    "pool/cupy_max_pool.cu": "max_pool2d<float, false, false>",
+    "pool/cupy_pool.cu": "pool_planes<float, MAX, 3, 2, 2>",
+    "pool/cupy_pool_separable.cu": "pool_separable<float, false, MAX>",
+    "pool/cupy_unpool.cu": "unpool_planes<float>",
     "rowwise/cupy_softmax_online.cu": "softmax_online_rows<float, float, float>",
     "rowwise/cupy_cross_entropy.cu": "cross_entropy_total<float>",
     "gemm/cupy_gemm_tiled.cu": "linear_rows<float, float, 4, NONE, 1, 1>",
@@ -350,7 +388,7 @@ def test_missing_cuda_headers_are_one_sentence(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(pathfinder, "find_nvidia_header_directory", lambda name: None)
     cuda.header_directory.cache_clear()
-    reasons = cupy_max_pool.strategy.unsupported(parse("--op=max_pool2d mb2ic16ih14kh3"), "cuda")
+    reasons = cupy_pool.strategy.unsupported(parse("--op=max_pool2d mb2ic16ih14kh3"), "cuda")
     assert reasons == [
         "CUDA's headers (cuda_fp16.h) were not found: pip install nvidia-cuda-runtime, or set CUDA_PATH."
     ]

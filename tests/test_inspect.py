@@ -331,8 +331,9 @@ def test_over_budget_is_a_fault(gpucnn, monkeypatch):
 
 def test_the_same_code_is_shown_once(gpucnn):
     """Two heights of one layer: sizes are no part of the machine code."""
-    problems = ("--problem", "--op=max_pool2d mb2ic16ih14kh3", "--problem", "--op=max_pool2d mb2ic16ih56kh3")
-    _, out, _ = gpucnn("cupy_max_pool", *problems, "--arch", "sm_80", "--json")
+    lines = [f"--op=max_pool2d --layout=channels_last mb2ic16ih{height}kh3" for height in (14, 56)]
+    problems = [word for line in lines for word in ("--problem", line)]
+    _, out, _ = gpucnn("cupy_pool", *problems, "--arch", "sm_80", "--json")
     assert len(json.loads(out)["kernels"]) == 1
 
 

@@ -4,10 +4,9 @@
 // So few terms to a sum, that memory is what it waits for.  A thread has a strip of TP rows x TQ columns of outputs in
 // registers, and reads each input of it once: a row's serve all taps of that row, in all of the strip's sums.
 // One kernel for each layout: of planes (contiguous), and of pixels (channels_last).
-#include <cuda_pipeline.h>
-
 #include "activation.cuh"
 #include "conv2d.cuh"
+#include "staging.cuh"
 #include "types.cuh"
 
 constexpr int THREADS = 128;
@@ -20,42 +19,6 @@ __device__ constexpr int resident_planes(int filter, int stride) {
 }
 __device__ constexpr int resident_pixels(int filter, int stride) {
   return filter == 3 && stride == 1 || filter == 0 ? 4 : 3;
-}
-
-// Elements between the last multiple of 16 bytes and `at`.
-template <typename T>
-__device__ int lead(const T* at) {
-  return reinterpret_cast<unsigned long long>(at) / sizeof(T) % (16 / sizeof(T));
-}
-
-// `to` is aligned; from[0] goes to to[lead(from)], so that vectors are vectors on both sides.  Asynchronous, mostly.
-template <typename T>
-__device__ void stage(T* to, const T* from, int length, int thread, int threads) {
-  constexpr int V = 16 / sizeof(T);
-  to += lead(from);
-  const int head = min(-lead(from) & V - 1, length), body = (length - head) / V * V;
-  for (int i = head + thread * V; i < head + body; i += threads * V) {
-    __pipeline_memcpy_async(to + i, from + i, 16);
-  }
-  for (int i = thread; i < length - body; i += threads) {
-    const int at = i < head ? i : i + body;
-    to[at] = from[at];
-  }
-}
-
-// The way back.
-template <typename T>
-__device__ void unstage(T* to, const T* from, int length, int thread, int threads) {
-  constexpr int V = 16 / sizeof(T);
-  from += lead(to);
-  const int head = min(-lead(to) & V - 1, length), body = (length - head) / V * V;
-  for (int i = head + thread * V; i < head + body; i += threads * V) {
-    *reinterpret_cast<Pack<T, V>*>(to + i) = *reinterpret_cast<const Pack<T, V>*>(from + i);
-  }
-  for (int i = thread; i < length - body; i += threads) {
-    const int at = i < head ? i : i + body;
-    to[at] = from[at];
-  }
 }
 
 // A strip of outputs, whose first one's tap (0, 0) reads row h, column w; V channels of each.

@@ -161,9 +161,20 @@ IMPLICIT_MODE = problem(
     tile=[32, 32, 32, 1, 2, 3],
 )
 IMPLICIT_PIXELS = problem("conv.cupy_implicit_gemm", "mb3ic40oc20ih4kh1", tile=[32, 32, 16, 1, 2, 3])
-POOL = problem("pool.cupy_max_pool", "--op=max_pool2d --return-indices mb2ic3ih9kh3sh2ph1")
-POOL_DILATED = problem("pool.cupy_max_pool", "--op=max_pool2d mb2ic3ih13kh3sh2dh1ph1")
-POOL_ADAPTIVE = problem("pool.cupy_max_pool", "--op=adaptive_max_pool2d mb1ic2ih40oh9")
+# Planes of which bands are staged; windows that lanes share, and a block; channels_last; two passes; slabs of a plane.
+POOL = problem("pool.cupy_pool", "--op=max_pool2d --return-indices mb2ic3ih19kh3sh2ph1")
+POOL_DILATED = problem("pool.cupy_pool", "--op=max_pool2d mb2ic3ih13kh3sh2dh1ph1")
+POOL_ADAPTIVE = problem("pool.cupy_pool", "--op=adaptive_max_pool2d mb1ic2ih40oh9")
+POOL_LANES = problem("pool.cupy_pool", "--op=sum_pool2d mb3ic5ih7kh7")
+POOL_BLOCK = problem("pool.cupy_pool", "--op=sum_pool2d --layout=channels_last mb1ic37ih9kh8")
+POOL_LAST = problem("pool.cupy_pool", "--op=max_pool2d --layout=channels_last mb2ic3ih9kh3sh2ph1")
+POOL_INDICES = problem("pool.cupy_pool", "--op=max_pool2d --return-indices --layout=channels_last mb2ic3ih9kh3sh2ph1")
+SEPARABLE = problem("pool.cupy_pool_separable", "--op=sum_pool2d mb2ic3ih19kh5ph2", columns=32)
+SEPARABLE_DILATED = problem("pool.cupy_pool_separable", "--op=max_pool2d --return-indices mb2ic3ih15kh4dh1ph3")
+UNPOOL = problem("pool.cupy_unpool", "--op=max_unpool2d mb1ic2ih60oh121", tile_bytes=12 << 10)
+UNPOOL_LAST = problem(
+    "pool.cupy_unpool", "--op=max_unpool2d --layout=channels_last mb2ic11ih20oh41", tile_bytes=12 << 10
+)
 # Two rows of four blocks, whose threads have several vectors in each of the groups that they wait for; heads and tails.
 CLUSTERED = problem("rowwise.cupy_softmax_cluster", "--op=softmax 2x5003", cluster=4, threads=64)
 # Rows of a thread, of lanes, of a block with a rest in shared memory, and parts of rows; x aligned as y is and otherwise.
@@ -191,13 +202,13 @@ LINEAR_ROWS_PARTS = problem("gemm.cupy_gemm_tiled", "--op=linear --bias mb3ic601
 EPILOGUE = problem("gemm.cupy_gemm", "--op=linear --dtype=float16 --bias mb13ic40oc37")
 LINEAR_SUMS, LINEAR = "gemm/cupy_gemm.cu", "gemm/cupy_gemm_tiled.cu"
 
-DEPTHWISE, DIRECT, GEMM, IMPLICIT_GEMM, FOURIER, MAX = (
+DEPTHWISE, DIRECT, GEMM, IMPLICIT_GEMM, FOURIER, PLANE_POOL = (
     "conv/cupy_depthwise.cu",
     "conv/cupy_direct.cu",
     "conv/cupy_im2col_gemm.cu",
     "conv/cupy_implicit_gemm.cu",
     "conv/cupy_fft.cu",
-    "pool/cupy_max_pool.cu",
+    "pool/cupy_pool.cu",
 )
 WINOGRAD, WINOGRAD_F2X3, WINOGRAD_F4X3 = (
     "include/winograd.cuh",
@@ -212,7 +223,13 @@ SOFTMAX_WARP, SOFTMAX_BLOCK, SOFTMAX_ONLINE, LOSS = (
     "rowwise/cupy_softmax_online.cu",
     "rowwise/cupy_cross_entropy.cu",
 )
-GEOMETRY, MINE = "include/conv2d.cuh", OWN.name
+POOLING, PLANE_TILE, TWO_PASSES, UNPOOLING = (
+    "include/pool.cuh",
+    "include/pool_tile.cuh",
+    "pool/cupy_pool_separable.cu",
+    "pool/cupy_unpool.cu",
+)
+GEOMETRY, STAGING, MINE = "include/conv2d.cuh", "include/staging.cuh", OWN.name
 BUGS = [
     # Barriers, each of them once.
     Bug("no barrier before a chunk is staged", DIRECT, "__syncthreads();  // `source`", "// `source`", PLAIN),
@@ -272,7 +289,7 @@ BUGS = [
     Bug("writes filters that are not there", DIRECT, "min(BK, group_k - k0)", "BK", PLAIN),
     Bug(
         "copies a vector too many",
-        DEPTHWISE,
+        STAGING,
         "i < head + body; i += threads * V) {\n    __pipe",
         "i <= head + body; i += threads * V) {\n    __pipe",
         BANDS,
@@ -322,9 +339,21 @@ BUGS = [
     ),
     Bug("multiplies an image too many", FOURIER, "if (n >= size.images) break;", "if (n > size.images) break;", FFT),
     Bug("the spectrum of w is not conjugate", FOURIER, "sum[i][j].im -= image", "sum[i][j].im += image", FFT),
-    Bug("reads a window's row too many", MAX, "* dilation + 1, size)", "* dilation + 1, size + 1)", POOL),
-    Bug("reads a window before its plane", MAX, "first < 0 ? (-first + dilation - 1) / dilation : 0", "0", POOL),
-    Bug("writes a plane too many", MAX, "run < outer", "run <= outer", POOL),
+    Bug(
+        "reads a window's row too many",
+        POOLING,
+        "axis.dilation + 1, axis.size), axis.dilation};",
+        "axis.dilation + 1, axis.size + 1), axis.dilation};",
+        POOL_LAST,
+    ),
+    Bug(
+        "reads a window before its plane",
+        POOLING,
+        "first < 0 ? (-first + axis.dilation - 1) / axis.dilation : 0",
+        "0",
+        POOL_LAST,
+    ),
+    Bug("pools an image too many", PLANE_POOL, "run < outer", "run <= outer", POOL_LAST),
     # Shared memory: dynamic, static, an inner dimension.
     Bug("stages one position too many", DIRECT, "if (i + j * strip >= positions) break;", "", PLAIN),
     Bug(
@@ -342,9 +371,9 @@ BUGS = [
     Bug("a pixel's vector over the last pixel", IMPLICIT_GEMM, "(LAST ? 1 : XV);", "1;", IMPLICIT_PIXELS),
     # What is not initialised, not aligned, or too large.
     Bug("a sum that is not initialised", DIRECT, "A sum[TK][TM] = {};", "A sum[TK][TM];", PLAIN),
-    Bug("an index that is not initialised", MAX, "int where = -1;", "int where;", POOL),
+    Bug("an index that is not initialised", POOLING, "int at = -1;", "int at;", POOL_INDICES),
     Bug("a pitch that misaligns vector loads", DIRECT, "BK + 16 / sizeof(A) : BK", "BK + 1 : BK", PLAIN),
-    Bug("a run that misaligns vector loads", DEPTHWISE, "from += lead(to);", "", BANDS),
+    Bug("a run that misaligns vector loads", STAGING, "from += lead(to);", "", BANDS),
     Bug("the stride between a strip's columns is left out", DEPTHWISE, "q * STRIDE + s]", "q + s]", PIXELS),
     Bug(
         "a vector load one element off",
@@ -355,9 +384,9 @@ BUGS = [
     ),
     Bug(
         "an index that overflows 32 bits",
-        MAX,
-        "static_cast<long long>(o) * size;",
-        "static_cast<long long>(o * size * 16777216) / 16777216;",
+        POOLING,
+        "static_cast<long long>(o) * axis.size;",
+        "static_cast<long long>(o * axis.size * 16777216) / 16777216;",
         POOL_ADAPTIVE,
     ),
     Bug(
@@ -374,7 +403,13 @@ BUGS = [
     Bug("a digit's carry is left out", IMPLICIT_GEMM, "step.middle + low_carry", "step.middle", IMPLICIT_LAST),
     Bug("the wrapped row is not moved to", IMPLICIT_GEMM, "(h - row) * xs.h + ", "", IMPLICIT_MODE),
     Bug("a step's d's are not described", IMPLICIT_GEMM, "    describe(stage);\n", "", IMPLICIT),
-    Bug("the dilation is left out", MAX, "h += rows.step", "h++", POOL_DILATED),
+    Bug(
+        "the dilation is left out",
+        PLANE_POOL,
+        "h += down.step) {\n          for",
+        "h++) {\n          for",
+        POOL_DILATED,
+    ),
     # Blocks.
     Bug(
         "two blocks write one column",
@@ -468,6 +503,64 @@ BUGS = [
         LOSSES,
     ),
     Bug("writes losses of rows that are not there", LOSS, "row < here; row += 32", "row < together; row += 32", LOSSES),
+    # Pooling's.
+    Bug("no barrier before staged planes are read", PLANE_POOL, "__syncthreads();  // x is staged", "", POOL),
+    Bug("no barrier before staged outputs are written", PLANE_POOL, "__syncthreads();  // y is staged", "", POOL),
+    Bug(
+        "no barrier before shares are merged", PLANE_POOL, "__syncthreads();  // what is merged", "// what", POOL_BLOCK
+    ),
+    Bug("no barrier before reduced rows are read", TWO_PASSES, "__syncthreads();  // all rows", "// all", SEPARABLE),
+    Bug("no barrier before values are put into planes", UNPOOLING, "__syncthreads();  // planes are", "// are", UNPOOL),
+    Bug(
+        "no barrier before planes of values are written", UNPOOLING, "__syncthreads();  // planes have", "// a", UNPOOL
+    ),
+    Bug(
+        "no barrier before values are put into pixels",
+        UNPOOLING,
+        "__syncthreads();  // pixels are",
+        "// are",
+        UNPOOL_LAST,
+    ),
+    Bug(
+        "no barrier before pixels of values are written",
+        UNPOOLING,
+        "__syncthreads();  // pixels have",
+        "// have",
+        UNPOOL_LAST,
+    ),
+    Bug("no wait for staged planes", PLANE_POOL, "__pipeline_wait_prior(0);", "", POOL),
+    Bug("a window shared by fewer lanes than reduce it", PLANE_POOL, "lane, tile.lanes);", "lane, 16);", POOL_LANES),
+    Bug("a lane's share is left out", PLANE_POOL, "lanes = tile.lanes / 2;", "lanes = tile.lanes / 4;", POOL_LANES),
+    Bug("a strip's row of the band below", PLANE_POOL, "if (strip + j >= staged.rows) break;", "", POOL),
+    Bug(
+        "reads below the staged rows",
+        PLANE_POOL,
+        "max(h0 + r, 0), staged.h_end - 1)",
+        "max(h0 + r, 0), staged.h_end)",
+        POOL,
+    ),
+    Bug("reads right of the staged rows", PLANE_POOL, "max(w0 + s, 0), pool.W - 1)", "max(w0 + s, 0), pool.W)", POOL),
+    Bug("room for outputs that do not begin at a vector", PLANE_TILE, "y_tile - lead(y + y_run)", "y_tile", POOL),
+    Bug(
+        "a band begins behind its second window",
+        POOLING,
+        "max(first * axis.stride - axis.pad, 0)",
+        "window(axis, first).begin",
+        SEPARABLE_DILATED,
+    ),
+    Bug("the last of equals", POOLING, "v > value || v != v || at < 0);", "v >= value || v != v || at < 0);", POOL),
+    Bug("a column too many", TWO_PASSES, "own < band.columns", "own <= band.columns", SEPARABLE),
+    Bug("a row too little of a band's", TWO_PASSES, "h < read.end; h", "h < read.end - 1; h", SEPARABLE),
+    Bug("reads rows of the windows above", TWO_PASSES, "(range.begin - read.begin)", "(range.begin - p0)", SEPARABLE),
+    Bug("an index of another slab", UNPOOLING, "at >= 0 && at < pixels) own", "at >= 0) own", UNPOOL),
+    Bug(
+        "the slab's beginning is left out",
+        UNPOOLING,
+        "index - begin;\n        if (at >= 0 && at < pixels) tile",
+        "index;\n        if (at >= 0 && at < pixels) tile",
+        UNPOOL_LAST,
+    ),
+    Bug("reads channels of the next pixel", UNPOOLING, "i % CHANNELS < channels ?", "true ?", UNPOOL_LAST),
     # Winograd's.
     Bug("no barrier before sources are read", WINOGRAD_F2X3, "__syncthreads();  // `source`", "// `source`", F2X3),
     Bug("no barrier before the first chunk is read", WINOGRAD_F2X3, "__syncthreads();  // the first", "// the", F2X3),
