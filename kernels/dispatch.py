@@ -21,7 +21,7 @@ ORDER = {
             "cupy_direct",
             "triton_implicit_gemm",
         ),
-        "pool": ("torch", "cupy_max_pool", "triton_max_pool", "triton_avg_pool"),
+        "pool": ("torch", "cupy_pool_nhwc", "cupy_max_pool", "triton_max_pool", "triton_avg_pool"),
         "rowwise": ("torch", "cupy_softmax", "triton_softmax"),
         "gemm": ("torch",),
     },

@@ -41,6 +41,7 @@ STRATEGIES = (  # the folder's name, then the strategy's; in the order in which 
     "pool.torch",
     "pool.numpy",
     "pool.cupy_max_pool",
+    "pool.cupy_pool_nhwc",
     "pool.triton_max_pool",
     "pool.triton_avg_pool",
     "rowwise.torch",
