@@ -8,18 +8,13 @@
 
 #include "pool.cuh"
 
-constexpr int THREADS = 128;
-
-// Blocks of a multiprocessor that registers are shared out to.
-template <typename T>
-__device__ constexpr int resident(Reduction kind) {
-  return kind == POWERS ? 4 : kind == ARGMAX || sizeof(T) == 8 ? 5 : 6;
-}
+constexpr int THREADS = 256, RESIDENT = 2;  // of a block, at most; and blocks of a multiprocessor, at least
 
 // What V channels' windows have been reduced to.
 //   read()        what is loaded
 //   outside()     what stands for it in the padding, where it has no effect
 //   Channels(at)  no tap yet; the first one in x stands at `at`, flat in the plane; -1 where there is none
+//   start         of one tap
 //   add           takes in a tap
 //   append        takes in what was reduced of taps that all stand behind its own
 //   result        what y is given; `share` is what sums are multiplied by
@@ -65,7 +60,26 @@ struct Channels {
     return loaded;
   }
 
-  // What is larger than nothing needs no test of whether it is in x: it never replaces the first tap there.
+  __device__ A term(T x, const Pool& pool) const {
+    const A v = static_cast<A>(x);
+    if constexpr (KIND == SQUARES) {
+      return v * v;
+    } else if constexpr (KIND == POWERS) {
+      return pool.norm == 3 ? v * v * v : pow(v, static_cast<A>(pool.norm));
+    } else {
+      return v;
+    }
+  }
+
+  __device__ void start(const Loaded& loaded, int where, const Pool& pool) {
+#pragma unroll
+    for (int v = 0; v < V; ++v) {
+      value[v] = term(loaded.v[v], pool);
+      if constexpr (KIND == ARGMAX) at[v] = where;
+    }
+  }
+
+  // A tap in the padding is larger than none: it takes no tap's place in x, and needs no test of where it stands.
   __device__ void larger(int v, A other, int where) {
     const bool better = other > value[v] || other != other;  // the first of equals; NaN beats every number
     value[v] = better ? other : value[v];
@@ -75,13 +89,9 @@ struct Channels {
   __device__ void add(const Loaded& loaded, int where, const Pool& pool) {
 #pragma unroll
     for (int v = 0; v < V; ++v) {
-      const A x = static_cast<A>(loaded.v[v]);
+      const A x = term(loaded.v[v], pool);
       if constexpr (LARGEST) {
         larger(v, x, where);
-      } else if constexpr (KIND == SQUARES) {
-        value[v] += x * x;
-      } else if constexpr (KIND == POWERS) {
-        value[v] += pool.norm == 3 ? x * x * x : pow(x, static_cast<A>(pool.norm));
       } else {
         value[v] += x;
       }
@@ -188,6 +198,15 @@ struct Channels<T, KIND, V, true> {
     to = bits<unsigned>(__hmax2_nan(bits<Two>(to), bits<Two>(other)));
   }
 
+  __device__ void start(const Loaded& loaded, int where, const Pool& pool) {
+    if constexpr (BYTES) {
+      *this = Channels(where);
+      add(loaded, where, pool);
+    } else {
+#pragma unroll
+      for (int i = 0; i < WORDS; ++i) value[i] = nan[i] = loaded.v[i];
+    }
+  }
   __device__ void add(const Loaded& loaded, int, const Pool&) {
 #pragma unroll
     for (int i = 0; i < WORDS; ++i) {
@@ -260,19 +279,37 @@ __device__ typename Of::Loaded pixel(const T* row, int w, int C, bool inside) {
   return loaded;
 }
 
+// Two indices, 16 bytes.
+__device__ inline void store_two(long long* to, int first, int second) {
+  *reinterpret_cast<Pack<long long, 2>*>(to) = {first, second};
+}
+
+// V channels of an output, `to` being the first's offset.  Whole sectors are written faster than halves of them: where
+// threads are `paired`, neighbours having neighbouring vectors, they write four channels' indices together.
 template <typename T, Reduction KIND, int V>
-__device__ void store(const ChannelsOf<T, KIND, V>& of, T* y, long long* indices, long long to, const Pool& pool, int p,
-                      int q) {
+__device__ void store(const ChannelsOf<T, KIND, V>& of, T* y, long long* indices, long long to, bool paired,
+                      const Pool& pool, int p, int q) {
   using Of = ChannelsOf<T, KIND, V>;
   *reinterpret_cast<typename Of::Loaded*>(y + to) = of.result(share_of<typename Of::A>(pool, p, q), pool);
-  if constexpr (KIND == ARGMAX) {
-    constexpr int N = V < 2 ? 1 : 2;
+  if constexpr (KIND == ARGMAX && V == 1) {
+    indices[to] = of.at[0];
+  } else if constexpr (KIND == ARGMAX && V == 2) {
+    store_two(indices + to, of.at[0], of.at[1]);
+  } else if constexpr (KIND == ARGMAX) {
+    const bool odd = threadIdx.x % 2;
+    const unsigned pair = 3u << (threadIdx.x % 32 & ~1);
+    indices += to;
 #pragma unroll
-    for (int v = 0; v < V; v += N) {
-      Pack<long long, N> stored;
-#pragma unroll
-      for (int i = 0; i < N; ++i) stored.v[i] = of.at[v + i];
-      *reinterpret_cast<Pack<long long, N>*>(indices + to + v) = stored;
+    for (int v = 0; v < V; v += 4) {
+      if (paired) {  // the even one's four, then the odd one's
+        const int first = __shfl_xor_sync(pair, odd ? of.at[v] : of.at[v + 2], 1);
+        const int second = __shfl_xor_sync(pair, odd ? of.at[v + 1] : of.at[v + 3], 1);
+        store_two(indices + v + (odd ? 2 - V : 0), odd ? first : of.at[v], odd ? second : of.at[v + 1]);
+        store_two(indices + v + (odd ? 2 : V), odd ? of.at[v + 2] : first, odd ? of.at[v + 3] : second);
+      } else {
+        store_two(indices + v, of.at[v], of.at[v + 1]);
+        store_two(indices + v + 2, of.at[v + 2], of.at[v + 3]);
+      }
     }
   }
 }
@@ -288,7 +325,7 @@ struct Pixels {
 };
 
 template <typename T, Reduction KIND, int WINDOW, int STRIDE, int V, int TP, int TQ>
-__global__ void __launch_bounds__(THREADS, resident<T>(KIND))
+__global__ void __launch_bounds__(THREADS, RESIDENT)
     pool_pixels(const T* __restrict__ x, T* __restrict__ y, long long* __restrict__ indices, const Pool pool,
                 const Pixels tile) {
   using Of = ChannelsOf<T, KIND, V>;
@@ -327,12 +364,18 @@ __global__ void __launch_bounds__(THREADS, resident<T>(KIND))
       }
 #pragma unroll
       for (int q = 0; q < TQ; ++q) {
-        Of of_row(-1);
+        const int first = q * STRIDE, where = h * pool.W + w0 + first;
+        Of of_row;
+        of_row.start(loaded[first], where, pool);
 #pragma unroll
-        for (int s = 0; s < WINDOW; ++s) of_row.add(loaded[q * STRIDE + s], h * pool.W + w0 + q * STRIDE + s, pool);
+        for (int s = 1; s < WINDOW; ++s) of_row.add(loaded[first + s], where + s, pool);
 #pragma unroll
         for (int p = 0; p < TP; ++p) {
-          if (i >= p * STRIDE && i < p * STRIDE + WINDOW) reduced[p][q].append(of_row);
+          if (i == p * STRIDE && KIND != ARGMAX) {
+            reduced[p][q] = of_row;
+          } else if (i >= p * STRIDE && i < p * STRIDE + WINDOW) {
+            reduced[p][q].append(of_row);
+          }
         }
       }
     }
@@ -360,12 +403,13 @@ __global__ void __launch_bounds__(THREADS, resident<T>(KIND))
     }
   }
 
+  const bool paired = tile.lanes % 2 == 0 && vectors % 2 == 0;
 #pragma unroll
   for (int i = 0; i < TP * TQ; ++i) {
     const int p = p0 + i / TQ, q = q0 + i % TQ;
     if (p >= pool.P || q >= pool.Q) continue;
     const long long at = to + (static_cast<long long>(p) * pool.Q + q) * pool.C;
-    store<T, KIND, V>(reduced[i / TQ][i % TQ], y, indices, at, pool, p, q);
+    store<T, KIND, V>(reduced[i / TQ][i % TQ], y, indices, at, paired, pool, p, q);
   }
 }
 
@@ -382,7 +426,8 @@ __global__ void __launch_bounds__(THREADS)
     pool_slices(const T* __restrict__ x, T* __restrict__ y, long long* __restrict__ indices, const Pool pool,
                 const Slices tile) {
   using Of = ChannelsOf<T, KIND, V>;
-  const int c_tiles = (pool.C / V + tile.lanes - 1) / tile.lanes;
+  const int vectors = pool.C / V;
+  const int c_tiles = (vectors + tile.lanes - 1) / tile.lanes;
   const int lane = threadIdx.x % tile.lanes, slice = threadIdx.x / tile.lanes;
   const int c = (blockIdx.x % c_tiles * tile.lanes + lane) * V;
   const int output = blockIdx.x / c_tiles;
@@ -419,5 +464,5 @@ __global__ void __launch_bounds__(THREADS)
   }
   if (slice != 0 || c >= pool.C) return;
   const long long to = (static_cast<long long>(n) * pool.P * pool.Q + p * pool.Q + q) * pool.C + c;
-  store<T, KIND, V>(reduced, y, indices, to, pool, p, q);
+  store<T, KIND, V>(reduced, y, indices, to, tile.lanes % 2 == 0 && vectors % 2 == 0, pool, p, q);
 }

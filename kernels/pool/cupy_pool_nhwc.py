@@ -34,11 +34,11 @@ from ..strategy import Budget
 from .cupy_window import Pooling, pool_struct, reduction, window_size
 
 SOURCE = "pool/cupy_pool_nhwc.cu"
-THREADS = 128  # of a block, at most, as in the source
+THREADS = 256  # of a block, at most, as in the source
 # (window, stride) with a loop of their own -> rows x columns of outputs a thread
-UNROLLED = {(2, 2): (1, 2), (3, 2): (2, 2), (3, 1): (2, 4)}
+UNROLLED = {(2, 2): (1, 2), (3, 2): (1, 2), (3, 1): (2, 2)}
 NARROWED = {"ARGMAX": (1, 2)}  # reductions whose registers do not suffice for so many: at most
-MOST_POWERS = 2  # channels of a thread that raises them to a power
+MOST_CHANNELS = {"ARGMAX": 8, "POWERS": 2}  # of a thread, where each takes several registers
 LANES = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 24, 32, 64, 128)  # vectors of channels of a block
 CONFIGS = 4  # tiles that a tuner may choose from
 # What the choice of a tile counts with: blocks and threads that keep an H100 busy, of its 132 multiprocessors.
@@ -97,8 +97,7 @@ def vector(problem: Pooling) -> int:
     [8, 4, 1]
     """
     most = 16 // SIZES[problem.dtype]
-    if reduction(problem) == "POWERS":
-        most = min(most, MOST_POWERS)
+    most = min(most, MOST_CHANNELS.get(reduction(problem), most))
     return next(width for width in (16, 8, 4, 2, 1) if width <= most and problem.c % width == 0)
 
 
@@ -146,10 +145,10 @@ def pixels_of(problem: Pooling) -> list[Pixels]:
     rows, q_strips = problem.n * ceil_div(problem.p, tp), ceil_div(problem.q, tq)
     found = []
     for lanes in sorted({min(lanes, vectors) for lanes in LANES}):
-        strips = THREADS // lanes
-        sizes = {min(2**i, q_strips, strips) for i in range(8)}
-        tiles = [Pixels.of(problem, lanes, min(strips // q, rows), q) for q in sizes]
-        found.append(min(tiles, key=lambda tile: tile.cost(problem)))
+        for strips in (THREADS // lanes, THREADS // 2 // lanes):
+            sizes = {min(2**i, q_strips, strips) for i in range(8)}
+            tiles = [Pixels.of(problem, lanes, min(strips // q, rows), q) for q in sizes]
+            found.append(min(tiles, key=lambda tile: tile.cost(problem)))
     return sorted(found, key=lambda tile: tile.cost(problem))
 
 
