@@ -7,9 +7,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from ..problem import ADAPTIVE_POOL_OPS, INTEGERS, AdaptivePoolProblem, PoolProblem, UnpoolProblem, output_size
+from ..problem import ADAPTIVE_POOL_OPS, INTEGERS, SIZES, AdaptivePoolProblem, PoolProblem, UnpoolProblem, output_size
 from ..strategy import Launch
 from ..torch_host import TorchStrategy, vendor
+
+MOST_POSITIONS = 127  # which torch counts in as few bits as the elements have
 
 
 def ceil_mode(problem: PoolProblem) -> bool | None:
@@ -30,6 +32,9 @@ class TorchPool(TorchStrategy):
         reasons = []
         if problem.dtype in INTEGERS and (device == "cuda" or problem.operation != "max_pool2d"):
             reasons.append(f"torch's {problem.operation} takes no {problem.dtype} on {device}.")
+        last = problem.layout == "channels_last" or problem.c == 1  # which is both
+        if SIZES[problem.dtype] == 1 and last and problem.h * problem.w > MOST_POSITIONS:
+            reasons.append(f"torch takes channels_last planes of {problem.dtype} of up to {MOST_POSITIONS} elements.")
         if not isinstance(problem, PoolProblem):
             return reasons
         if ceil_mode(problem) is None or problem.padding_end is not None:
