@@ -23,7 +23,7 @@ from gpucnn.kernels.conv import (
 )
 from gpucnn.kernels.cuda import CompileError, Kernel
 from gpucnn.kernels.offline import compile_cuda
-from gpucnn.kernels.pool import cupy_max_pool
+from gpucnn.kernels.pool import cupy_max_pool, cupy_pool_nhwc
 from gpucnn.kernels.problem import ACTIVATIONS, PADDING_MODES, parse
 from gpucnn.kernels.rowwise import cupy_softmax
 from gpucnn.kernels.source import masked
@@ -119,6 +119,21 @@ MAX_POOL = [
     for layout in ("contiguous", "channels_last")
 ]
 MAX_POOL += ["--op=adaptive_max_pool2d mb2ic16ih14oh5"]
+# Each window with a loop of its own, one that overlaps, one that does not, the plane's; in all dtypes and reductions that
+# hold something else in registers.
+POOL_NHWC = [
+    f"--op={op} --dtype={dtype} --layout=channels_last mb1ic64{window}"
+    for op, dtypes in (
+        ("max_pool2d", ("float16", "bfloat16", "float32", "float64", "int8", "int32")),
+        ("max_pool2d --return-indices", ("bfloat16", "float32", "float64", "uint8")),
+        ("avg_pool2d", ("float16", "float32", "float64")),
+        ("lp_pool2d", ("bfloat16",)),
+        ("lp_pool2d --norm-type=2.5", ("float16",)),
+    )
+    for dtype in dtypes
+    for window in ("ih28kh2sh2", "ih28kh3sh2ph1", "ih28kh3ph1", "ih28kh5ph2", "ih28kh3dh1", "ih14kh14")
+]
+POOL_NHWC += ["--op=lp_pool2d --norm-type=inf --dtype=bfloat16 --layout=channels_last mb1ic64ih28kh3ph1"]
 # A warp's rows, three lengths of a block's (8192 is the longest of float64, 16384 of the others, and holds the most
 # registers), rows that are read twice, and columns.
 SOFTMAX = [
@@ -135,6 +150,7 @@ LINES = {
     cupy_winograd_f4x3.strategy: WINOGRAD + WINOGRAD_DOUBLE,
     cupy_fft.strategy: FFT,
     cupy_max_pool.strategy: MAX_POOL,
+    cupy_pool_nhwc.strategy: POOL_NHWC,
     cupy_softmax.strategy: SOFTMAX,
 }
 
@@ -183,6 +199,7 @@ STRUCTS = {
     "conv/cupy_winograd_f4x3.cu": ("Conv2d", "Tiles", "Cut"),
     "conv/cupy_implicit_gemm.cu": ("Conv2d",),
     "pool/cupy_max_pool.cu": ("Pool",),
+    "pool/cupy_pool_nhwc.cu": ("Pool", "Pixels", "Slices"),
 }
 ANY_KERNEL = {
     "conv/cupy_direct.cu": "conv2d_direct<float, false, 0, 1, NONE, 1, 1, 1, 128>",
@@ -193,6 +210,7 @@ ANY_KERNEL = {
     "conv/cupy_winograd_f4x3.cu": "transform_filters<float, float, false>",
     "conv/cupy_implicit_gemm.cu": "conv2d_implicit_gemm<float, false, false, 1, 1, NONE, 32, 32, 16, 1, 2, 3>",
     "pool/cupy_max_pool.cu": "max_pool2d<float, false, false>",
+    "pool/cupy_pool_nhwc.cu": "pool_slices<float, MAX, 4>",
 }
 
 

@@ -379,8 +379,42 @@ __global__ void __launch_bounds__(THREADS, RESIDENT)
         }
       }
     }
+  } else if constexpr (TP > 1) {  // the same for windows of any size without dilation
+    constexpr int BATCH = 4;
+    const int h0 = p0 * pool.stride_h - pool.pad_h, w0 = q0 * pool.stride_w - pool.pad_w;
+    const int across = (TQ - 1) * pool.stride_w + pool.S;
+    for (int i = 0; i < (TP - 1) * pool.stride_h + pool.R; ++i) {
+      const int h = h0 + i;
+      if (h < 0 || h >= pool.H) continue;
+      const T* x_row = x + static_cast<long long>(h) * pitch;
+      Of of_row[TQ];
+#pragma unroll
+      for (int q = 0; q < TQ; ++q) of_row[q] = Of(-1);
+      for (int j = 0; j < across; j += BATCH) {
+        typename Of::Loaded loaded[BATCH];
+#pragma unroll
+        for (int k = 0; k < BATCH; ++k) {
+          const int w = w0 + j + k;
+          loaded[k] = pixel<Of>(x_row, w, pool.C, j + k < across && w >= 0 && w < pool.W);
+        }
+#pragma unroll
+        for (int k = 0; k < BATCH; ++k) {
+#pragma unroll
+          for (int q = 0; q < TQ; ++q) {
+            const int s = j + k - q * pool.stride_w;
+            if (s >= 0 && s < pool.S) of_row[q].add(loaded[k], h * pool.W + w0 + j + k, pool);
+          }
+        }
+      }
+#pragma unroll
+      for (int p = 0; p < TP; ++p) {
+        const int r = i - p * pool.stride_h;
+        if (r < 0 || r >= pool.R) continue;
+#pragma unroll
+        for (int q = 0; q < TQ; ++q) reduced[p][q].append(of_row[q]);
+      }
+    }
   } else {
-    static_assert(TP == 1, "windows of any size have a row of outputs");
     const Range rows = window(rows_of(pool), p0);
     Range cols[TQ];
     int taps = 0;

@@ -29,7 +29,7 @@ from functools import lru_cache
 from typing import Any
 
 from ..cuda import CudaStrategy, Kernel, c_type, instance, too_large
-from ..problem import ADAPTIVE_POOL_OPS, DTYPES, POOL_OPS, SIZES, AdaptivePoolProblem, PoolProblem, window_extent
+from ..problem import ADAPTIVE_POOL_OPS, POOL_OPS, SIZES, PoolProblem, window_extent
 from ..strategy import Budget
 from .cupy_window import Pooling, pool_struct, reduction, window_size
 
@@ -97,7 +97,9 @@ def vector(problem: Pooling) -> int:
     [8, 4, 1]
     """
     most = 16 // SIZES[problem.dtype]
-    most = min(most, MOST_CHANNELS.get(reduction(problem), most))
+    kind, (tp, _) = reduction(problem), strip(problem)
+    if kind in MOST_CHANNELS:
+        most = min(most, MOST_CHANNELS[kind] // tp)
     return next(width for width in (16, 8, 4, 2, 1) if width <= most and problem.c % width == 0)
 
 
@@ -107,7 +109,26 @@ def strip(problem: Pooling) -> tuple[int, int]:
     if window in UNROLLED:
         (tp, tq), (most_p, most_q) = UNROLLED[window], NARROWED.get(kind, UNROLLED[window])
         return min(tp, most_p), min(tq, most_q)
-    return (1, 1) if kind == "POWERS" or problem.q < 2 else (1, 2)
+    if kind == "POWERS" or problem.q < 2:
+        return 1, 1
+    p = problem
+    if not isinstance(p, PoolProblem) or p.dilation != (1, 1) or p.p < 2:
+        return 1, 2
+    gaps = p.r < p.stride[0] or p.s < p.stride[1]
+    overlap = p.r > p.stride[0] or p.s > p.stride[1]
+    return ((2 if kind == "ARGMAX" or p.p == 2 else 4), 2) if overlap and not gaps else (1, 2)
+
+
+def channels_bytes(problem: Pooling) -> int:
+    """At least what a struct Channels of the source has: a value a channel, and an index where there are such, or one.
+
+    >>> from gpucnn.kernels.problem import parse
+    >>> [channels_bytes(parse(f"--op=max_pool2d --dtype={dtype} mb1ic8ih4kh2")) for dtype in ("float32", "float64")]
+    [20, 24]
+    """
+    kind, width = reduction(problem), vector(problem)
+    value = 8 if problem.dtype == "float64" or kind == "POWERS" else 4
+    return ceil_div(width * value + 4 * (width if kind == "ARGMAX" else 1), value) * value
 
 
 @dataclass(frozen=True)
@@ -162,7 +183,7 @@ class Slices:
 
 
 def slices_of(problem: Pooling) -> list[Slices]:
-    """For windows of many taps, of which there are too few to keep a GPU busy: tiles with at least a sector in a row."""
+    """For windows of many taps, too few to keep a GPU busy: tiles with at least a sector of memory in a row."""
     p, (r, s) = problem, window_size(problem)
     vectors, outputs = p.c // vector(p), p.n * p.p * p.q
     if r * s < 2 * LONG or vectors * outputs >= BUSY:
@@ -185,7 +206,7 @@ class CupyPoolNhwc(CudaStrategy):
     name = "cupy_pool_nhwc"
     operations = (*POOL_OPS, *ADAPTIVE_POOL_OPS)
     null = ("indices",)
-    budget = Budget(shared_bytes=16 << 10)
+    budget = Budget(shared_bytes=20 << 10)
 
     def limits(self, problem: Pooling, device: str) -> list[str]:
         p = problem
@@ -209,7 +230,7 @@ class CupyPoolNhwc(CudaStrategy):
         known, p = self.tiles(problem), fixed(problem)
         tile = known[tuple(config.values())] if config else next(iter(known.values()))
         types = (c_type(p.dtype), reduction(p))
-        width, itemsize = vector(p), SIZES[p.dtype]
+        width = vector(p)
         if isinstance(tile, Pixels):
             name = instance("pool_pixels", *types, *unrolled(p), width, *strip(p))
             threads, shared_bytes = tile.lanes * tile.p * tile.q, 0
@@ -217,7 +238,7 @@ class CupyPoolNhwc(CudaStrategy):
         else:
             name = instance("pool_slices", *types, width)
             threads, fields = tile.lanes * tile.slices, ("lanes", "slices")
-            shared_bytes = threads * width * (12 if itemsize == 8 else 8)
+            shared_bytes = threads * channels_bytes(p)
         kernel = Kernel(
             source=SOURCE,
             name=name,
