@@ -32,7 +32,7 @@ from gpucnn.kernels.conv.cupy_im2col_gemm import cuts, needs_columns, needs_epil
 from gpucnn.kernels.cuda import Kernel
 from gpucnn.kernels.emulator import NotSupportedError, RawModule, build, configure, cublas, cufft, missing
 from gpucnn.kernels.pool import cupy_max_pool, cupy_pool_nhwc
-from gpucnn.kernels.problem import ConvProblem, parse
+from gpucnn.kernels.problem import ConvProblem, Problem, parse
 from gpucnn.kernels.rowwise import cupy_softmax
 from gpucnn.kernels.source import inlined
 from gpucnn.kernels.strategy import StagedStrategy, find
@@ -49,10 +49,11 @@ def judged(strategy: StagedStrategy, problem: ConvProblem, *given: Oracle, **con
     return validate(strategy, problem, Machine("cpu"), given or oracles(problem, seed=0), **config).message
 
 
-def special_values(problem: ConvProblem) -> Oracle:
+def special_values(problem: Problem) -> Oracle:
     """Small integers, and NaN and infinities at random places among them."""
     arrays, rng = integers(problem, seed=0).arrays, np.random.default_rng(0)
-    for name, values in (("x", [np.nan, np.inf, np.inf, -np.inf]), ("w", [np.inf, np.inf, -np.inf])):
+    special = {"x": [np.nan, np.inf, np.inf, -np.inf], "w": [np.inf, np.inf, -np.inf]}
+    for name, values in ((name, special[name]) for name in problem.inputs() if name in special):
         arrays[name].flat[rng.choice(arrays[name].size, len(values), replace=False)] = values
     return Oracle(problem, Inputs("special values", arrays, exact=True), np.arange(problem.n))
 
@@ -1021,8 +1022,9 @@ def test_maxima_of_special_values_are_the_references(dtype: str, channels: int, 
         "--op=max_pool2d --dtype=bfloat16 mb2ic8ih9kh3sh1ph1",
         "--op=lp_pool2d --norm-type=inf --dtype=bfloat16 mb2ic8ih9kh3sh1ph3",
         "--op=lp_pool2d --norm-type=inf mb2ic5ih9kh2sh2",
-        "--op=avg_pool2d --dtype=float16 mb2ic8ih9kh3sh2ph1",
-        "--op=adaptive_avg_pool2d mb1ic8ih9oh1",
+        "--op=sum_pool2d --dtype=float16 mb2ic8ih9kh3sh2ph1",
+        "--op=avg_pool2d --divisor-override=4 mb2ic8ih9kh5ph4",
+        "--op=sum_pool2d mb1ic8ih9kh9",
     ],
 )
 def test_poolings_of_special_values(line: str) -> None:
@@ -1070,15 +1072,17 @@ def test_a_blocks_threads_are_busy(channels: int, window: str, dtype: str) -> No
     problem = parse(f"--op=max_pool2d --layout=channels_last --dtype={dtype} mb64ic{channels}{window}")
     tile = next(iter(cupy_pool_nhwc.tiles(problem).values()))
     if isinstance(tile, cupy_pool_nhwc.Slices):
-        assert problem.n * tile.blocks * tile.lanes * tile.slices >= 64 * 132
+        assert problem.r * problem.s <= 8 * tile.slices
         return
     tp, tq = cupy_pool_nhwc.strip(problem)
-    threads = tile.blocks * tile.lanes * tile.p * tile.q
+    block = tile.lanes * tile.p * tile.q
+    threads = tile.blocks * block
     vectors = channels // cupy_pool_nhwc.vector(problem)
     needed = problem.n * -(-problem.p // tp) * -(-problem.q // tq) * vectors
     assert threads >= needed
-    assert tile.lanes * tile.p * tile.q >= 96
-    assert needed >= 0.7 * threads
+    assert block >= 64
+    assert block >= 0.7 * 32 * -(-block // 32)  # of its warps' lanes
+    assert needed >= 0.7 * threads or needed < 256 * 132  # fewer rather share their work among more multiprocessors
 
 
 @needs_compiler
@@ -1201,7 +1205,7 @@ def test_the_last_outputs_of_more_than_2_to_the_31(name: str, layout: str) -> No
         (cupy_pool_nhwc.strategy, "--op=max_pool2d mb1ic8ih4kh2", "It takes channels_last arrays."),
         (
             cupy_pool_nhwc.strategy,
-            "--op=max_pool2d --layout=channels_last mb1ic65536ih1iw32768kh1",
+            "--op=max_pool2d --layout=channels_last mb1ic65536ih1iw32768kh1kw1",
             "It indexes a row of x in 32 bits",
         ),
         (cupy_softmax.strategy, "--op=softmax --axis=1 2147483648x1", "It takes fewer than 2^31 rows"),

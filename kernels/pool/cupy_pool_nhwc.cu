@@ -8,7 +8,7 @@
 
 #include "pool.cuh"
 
-constexpr int THREADS = 256, RESIDENT = 2;  // of a block, at most; and blocks of a multiprocessor, at least
+constexpr int THREADS = 256, SLICES_THREADS = 512;  // of a block, at most
 
 // What V channels' windows have been reduced to.
 //   read()        what is loaded
@@ -253,7 +253,7 @@ struct Channels<T, KIND, V, true> {
 template <typename T, Reduction KIND, int V>
 using ChannelsOf = Channels<T, KIND, V, (KIND == MAX || KIND == ABSOLUTE_MAX) && sizeof(T) < 4 && V * sizeof(T) >= 4>;
 
-// What the sum of output (p, q) is multiplied by: a reciprocal, as a division takes longer than to load what it divides.
+// What the sum of output (p, q) is multiplied by: one division for all of its channels.
 template <typename A>
 __device__ A share_of(const Pool& pool, int p, int q) {
   if (pool.division == NOTHING) return A(1);
@@ -325,7 +325,7 @@ struct Pixels {
 };
 
 template <typename T, Reduction KIND, int WINDOW, int STRIDE, int V, int TP, int TQ>
-__global__ void __launch_bounds__(THREADS, RESIDENT)
+__global__ void __launch_bounds__(THREADS, 2)
     pool_pixels(const T* __restrict__ x, T* __restrict__ y, long long* __restrict__ indices, const Pool pool,
                 const Pixels tile) {
   using Of = ChannelsOf<T, KIND, V>;
@@ -449,14 +449,14 @@ __global__ void __launch_bounds__(THREADS, RESIDENT)
 
 // Threads that share a window -----------------------------------------------------------------------------------------
 //
-// A block has one pixel's output in some vectors of channels.  Its window is cut into slices of taps, one after another,
+// A block has one output pixel in some vectors of channels.  Its window is cut into slices of taps, one after another,
 // so that the first of equals is found; they are put together in shared memory, neighbours first.
 struct Slices {
   int lanes, slices;  // of a block: vectors of channels, and of threads for each
 };
 
 template <typename T, Reduction KIND, int V>
-__global__ void __launch_bounds__(THREADS)
+__global__ void __launch_bounds__(SLICES_THREADS)
     pool_slices(const T* __restrict__ x, T* __restrict__ y, long long* __restrict__ indices, const Pool pool,
                 const Slices tile) {
   using Of = ChannelsOf<T, KIND, V>;
