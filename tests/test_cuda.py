@@ -32,7 +32,7 @@ from gpucnn.kernels.conv.cupy_im2col_gemm import cuts, needs_columns, needs_epil
 from gpucnn.kernels.cuda import Kernel
 from gpucnn.kernels.emulator import NotSupportedError, RawModule, build, configure, cublas, cufft, missing
 from gpucnn.kernels.pool import cupy_max_pool, cupy_pool_nhwc
-from gpucnn.kernels.problem import ConvProblem, Problem, parse
+from gpucnn.kernels.problem import ConvProblem, PoolProblem, parse
 from gpucnn.kernels.rowwise import cupy_softmax
 from gpucnn.kernels.source import inlined
 from gpucnn.kernels.strategy import StagedStrategy, find
@@ -49,7 +49,7 @@ def judged(strategy: StagedStrategy, problem: ConvProblem, *given: Oracle, **con
     return validate(strategy, problem, Machine("cpu"), given or oracles(problem, seed=0), **config).message
 
 
-def special_values(problem: Problem) -> Oracle:
+def special_values(problem: ConvProblem | PoolProblem) -> Oracle:
     """Small integers, and NaN and infinities at random places among them."""
     arrays, rng = integers(problem, seed=0).arrays, np.random.default_rng(0)
     special = {"x": [np.nan, np.inf, np.inf, -np.inf], "w": [np.inf, np.inf, -np.inf]}

@@ -456,7 +456,7 @@ struct Slices {
 };
 
 template <typename T, Reduction KIND, int V>
-__global__ void __launch_bounds__(SLICES_THREADS)
+__global__ void __launch_bounds__(SLICES_THREADS, 1)
     pool_slices(const T* __restrict__ x, T* __restrict__ y, long long* __restrict__ indices, const Pool pool,
                 const Slices tile) {
   using Of = ChannelsOf<T, KIND, V>;

@@ -164,6 +164,12 @@ IMPLICIT_PIXELS = problem("conv.cupy_implicit_gemm", "mb3ic40oc20ih4kh1", tile=[
 POOL = problem("pool.cupy_max_pool", "--op=max_pool2d --return-indices mb2ic3ih9kh3sh2ph1")
 POOL_DILATED = problem("pool.cupy_max_pool", "--op=max_pool2d mb2ic3ih13kh3sh2dh1ph1")
 POOL_ADAPTIVE = problem("pool.cupy_max_pool", "--op=adaptive_max_pool2d mb1ic2ih40oh9")
+# Vectors of which a row has an odd number; windows that several threads share.
+POOL_VECTORS = problem(
+    "pool.cupy_pool_nhwc", "--op=max_pool2d --return-indices --layout=channels_last mb2ic12ih9kh3sh2ph1"
+)
+POOL_ROWS = problem("pool.cupy_pool_nhwc", "--op=sum_pool2d --layout=channels_last mb2ic6ih9iw7kh5kw4ph2pw1")
+POOL_SLICES = problem("pool.cupy_pool_nhwc", "--op=adaptive_max_pool2d --layout=channels_last mb2ic9ih9iw12oh2ow1")
 ROWS = problem("rowwise.cupy_softmax", "--op=softmax 5x77")
 LONG_ROWS = problem("rowwise.cupy_softmax", "--op=softmax 3x700")
 COLUMNS = problem("rowwise.cupy_softmax", "--op=log_softmax --axis=1 2x21x23")
@@ -182,7 +188,7 @@ WINOGRAD, WINOGRAD_F2X3, WINOGRAD_F4X3 = (
     "conv/cupy_winograd_f2x3.cu",
     "conv/cupy_winograd_f4x3.cu",
 )
-GEOMETRY, MINE = "include/conv2d.cuh", OWN.name
+GEOMETRY, MINE, NHWC = "include/conv2d.cuh", OWN.name, "pool/cupy_pool_nhwc.cu"
 BUGS = [
     # Barriers, each of them once.
     Bug("no barrier before a chunk is staged", DIRECT, "__syncthreads();  // `source`", "// `source`", PLAIN),
@@ -206,6 +212,7 @@ BUGS = [
     Bug("no barrier before planes are written", DEPTHWISE, "STAGED) {\n    __syncthreads();", "STAGED) {", PLANES),
     Bug("no barrier after filters are staged", DEPTHWISE, "}\n  __syncthreads();\n\n", "}\n\n", PIXELS),
     Bug("no wait for asynchronous copies", DEPTHWISE, "__pipeline_wait_prior(0)", "__pipeline_wait_prior(1)", PLANES),
+    Bug("no barrier before slices are put together", NHWC, "__syncthreads();\n    if", "if", POOL_SLICES),
     Bug("no barrier before a reduction", SOFTMAX, "__syncthreads();  // the last", "// the last", LONG_ROWS),
     Bug("no barrier within a reduction", SOFTMAX, "= value;\n    __syncthreads();", "= value;", LONG_ROWS),
     Bug("no barrier before partial sums are read", SOFTMAX, "= own;\n  __syncthreads();", "= own;", COLUMNS),
@@ -313,6 +320,20 @@ BUGS = [
     Bug("the spectrum of w is not conjugate", FOURIER, "sum[i][j].im -= image", "sum[i][j].im += image", FFT),
     Bug("reads a window's row too many", MAX, "* dilation + 1, size)", "* dilation + 1, size + 1)", POOL),
     Bug("reads a window before its plane", MAX, "first < 0 ? (-first + dilation - 1) / dilation : 0", "0", POOL),
+    Bug("reads a pixel right of the row", NHWC, "w0 + j < pool.W);", "w0 + j <= pool.W);", POOL_VECTORS),
+    Bug(
+        "reads a row above an image's first", NHWC, "inside = h >= 0 && h < pool.H", "inside = h < pool.H", POOL_VECTORS
+    ),
+    Bug("writes pixels right of the row", NHWC, "p >= pool.P || q >= pool.Q", "p >= pool.P", POOL_VECTORS),
+    Bug(
+        "pairs of lanes that are not neighbours",
+        NHWC,
+        "tile.lanes % 2 == 0 && vectors % 2 == 0;",
+        "true;",
+        POOL_VECTORS,
+    ),
+    Bug("a row counts for an output too many", NHWC, "r < 0 || r >= pool.R", "r < 0 || r > pool.R", POOL_ROWS),
+    Bug("reads a slice that is not there", NHWC, " && slice + apart < tile.slices", "", POOL_SLICES),
     Bug("writes a plane too many", MAX, "run < outer", "run <= outer", POOL),
     Bug("reads and writes a row too many", SOFTMAX, "if (row >= rows)", "if (row > rows)", ROWS),
     Bug("reads one element behind the row", SOFTMAX, "at < length ? static_cast", "at <= length ? static_cast", ROWS),
