@@ -69,9 +69,9 @@ readme: .venv/.installed ## put the committed records' table into README.md
 	@$(BIN)/python -m gpucnn.bench.readme README.md
 
 .PHONY: strategies
-strategies: .venv/.installed ## count the strategies: figures and tables of docs/strategies.md
+strategies: .venv/.installed ## count the strategies: figures and tables of docs/strategies.md and memory.md
 	@$(BIN)/python docs/figures.py docs/figures
-	@$(BIN)/python docs/strategies.py docs/strategies.md
+	@$(BIN)/python docs/strategies.py
 
 .PHONY: planted
 planted: .venv/.installed ## plant bugs in the kernels: the table of what notices them in docs/emulator.md

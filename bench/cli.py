@@ -20,7 +20,7 @@ from rich.text import Text
 
 from ..kernels.arrays import has_gpu
 from ..kernels.emulator import ORDERS, SANITIZERS, CompileError, configure, missing
-from ..kernels.problem import DTYPES, LAYOUTS, OPERATIONS
+from ..kernels.problem import DTYPES, INTEGERS, LAYOUTS, OPERATIONS
 from ..kernels.strategy import STRATEGIES, Missing, Strategy, load
 from . import UsageError, emulate, problems, records, report, runner
 from .machine import Machine, choose_device, host_cache_bytes
@@ -71,7 +71,8 @@ Dtypes = Annotated[
     list[str] | None,
     typer.Option(
         "--dtype",
-        help=f"Of lines that name none: {', '.join(DTYPES)}; repeatable. Default: float32.",
+        help=f"Of lines that name none: {', '.join(DTYPES)}, or for maxima {', '.join(INTEGERS)}; repeatable. "
+        "Default: float32.",
         show_default=False,
     ),
 ]
@@ -161,7 +162,7 @@ def _jobs(
         sources or ["smoke"],
         operations=_one_of("--op", operations or [], OPERATIONS),
         batches=batches or [],
-        dtypes=_one_of("--dtype", dtypes or [], DTYPES),
+        dtypes=_one_of("--dtype", dtypes or [], (*DTYPES, *INTEGERS)),
         layout=layout,
     )
     for warning in selection.warnings:

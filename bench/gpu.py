@@ -55,6 +55,9 @@ PHASES = (
     Phase.suites("networks-float16", 0.5, *_NETWORKS, "--mb", "32", "--dtype", "float16", "--layout", "channels_last"),
     Phase.suites("networks-float32", 0.5, *_NETWORKS, "--mb", "32", "--dtype", "float32"),
     Phase.suites("mobilenet", 0.4, "mobilenet_v1", "--mb", "32", "--dtype", "float16", "--layout", "channels_last"),
+    Phase.suites("pool", 0.3, "pool", "--dtype", "float16", "--layout", "channels_last"),
+    Phase.suites("softmax", 0.4, "softmax"),
+    Phase.suites("linear", 0.4, "linear", "--dtype", "float16"),
     Phase.suites("large-filters", 0.4, "large_filters"),
     Phase.suites("sweep", 1.0, "sweep"),
 )

@@ -108,7 +108,7 @@ class Machine:
         """Memory that is free on the device."""
         if self.device == "cuda":
             return _torch().cuda.mem_get_info()[0]
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        return host_free_bytes()
 
     def provenance(self) -> Provenance:
         """Of a record that is made now."""
@@ -199,6 +199,12 @@ def _cpu_name() -> str:
     info = Path("/proc/cpuinfo")
     match = re.search(r"^model name\s*:\s*(.+)$", info.read_text(), re.MULTILINE) if info.exists() else None
     return match[1].strip() if match else platform.processor() or platform.machine()
+
+
+def host_free_bytes() -> int:
+    """Memory that is free on the host, or that it would free."""
+    known = re.search(r"^MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE)
+    return int(known[1]) * 1024 if known else os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def host_cache_bytes() -> int:

@@ -49,7 +49,9 @@ CSV_COLUMNS = (
 LEGEND = (
     "Best of a row: * or bold.  Floor: the larger of bytes / bandwidth and flops / rate, as measured here.  "
     "Error: largest |error| over largest |output|, against float64.  A mean is over the problems that both passed.  "
-    "FLOP/s: geometric means; effective counts the textbook's FLOPs, executed those that a strategy executes."
+    "FLOP/s: geometric means; effective counts the textbook's FLOPs, executed those that a strategy executes.  "
+    "Moved: what must cross memory, every input that is used once and every output once; % of copy: moved / time, of "
+    "the bandwidth of a large copy."
 )
 BUSY = 1.5  # load average per thread from which on others' work is in the times
 METHODS = {"host": "wall clock", "graph": "CUDA graph replay", "events": "eager launches"}
@@ -122,11 +124,13 @@ def _grid(records: Sequence[Row]) -> Grid:
         lines.setdefault(row["problem"], {})[row["strategy"]] = row
     unit, us = _unit([best["time_us"] for line in lines.values() if (best := _best(line))])
     compared = VENDOR in names and len(names) > 1
-    columns = [("problem",), *((*name.split("_"), unit) for name in names), ("floor", unit), ("% of", "floor")]
-    columns += [("best", "error")]
+    moves = records[0]["operation"] not in MULTIPLYING
+    columns = [("problem",), *((*name.split("_"), unit) for name in names)]
+    columns += [("moved,", "MiB")] if moves else []
+    columns += [("floor", unit), ("% of", "copy" if moves else "floor"), ("best", "error")]
     columns += [("vs", VENDOR), (VENDOR, "error")] if compared else []
-    rows = [_cells(line, names, us, compared) for line in lines.values()]
-    rows += [_padded(row, len(columns)) for row in _totals(list(lines.values()), names, compared)]
+    rows = [_cells(line, names, us, compared, moves) for line in lines.values()]
+    rows += [_padded(row, len(columns)) for row in _totals(list(lines.values()), names, compared, moves)]
     first = records[0]
     return Grid(
         title=" ".join([first["operation"], first["dtype"], *_unless(first["layout"], "contiguous")]),
@@ -154,13 +158,15 @@ def _best(line: Mapping[str, Row]) -> Row | None:
     return min(_passed(line), key=lambda row: row["time_us"], default=None)
 
 
-def _cells(line: Mapping[str, Row], names: Sequence[str], us: float, compared: bool) -> tuple[Cell, ...]:
+def _cells(line: Mapping[str, Row], names: Sequence[str], us: float, compared: bool, moves: bool) -> tuple[Cell, ...]:
     any_row, best, vendor = next(iter(line.values())), _best(line), line.get(VENDOR)
     cells = [Cell(any_row["label"]), *(_cell(line.get(name), best, us) for name in names)]
+    cells += [Cell(figures(any_row["min_bytes"] / 2**20))] if moves else []
     cells.append(Cell(figures(any_row["floor_us"] / us)))
     if best is None:
         return (*cells, *[Cell("")] * (4 if compared else 2))
-    cells += [Cell(figures(100 * best["floor_us"] / best["time_us"])), Cell(order(best["error"]))]
+    reached = _of_copy(best) if moves else 100 * best["floor_us"] / best["time_us"]
+    cells += [Cell(figures(reached)), Cell(order(best["error"]))]
     if compared:
         timed = vendor if vendor is not None and vendor["verdict"] == "PASSED" else None
         cells.append(Cell(f"{figures(timed['time_us'] / best['time_us'])}×" if timed else ""))
@@ -187,13 +193,22 @@ def _padded(cells: Sequence[Cell], width: int) -> tuple[Cell, ...]:
     return (*cells, *[Cell("")] * (width - len(cells)))
 
 
-def _totals(lines: Sequence[Mapping[str, Row]], names: Sequence[str], compared: bool) -> Iterator[list[Cell]]:
+def _of_copy(row: Row) -> float:
+    """The bandwidth that a timed record has reached, in percent of a copy's."""
+    return 100 * row["min_bytes"] / row["time_us"] / 1e3 / row["copy_gbs"]
+
+
+def _totals(
+    lines: Sequence[Mapping[str, Row]], names: Sequence[str], compared: bool, moves: bool
+) -> Iterator[list[Cell]]:
     """The last rows, of each strategy over all problems that it passed."""
     passed = {name: [line[name] for line in lines if name in line and _passed({name: line[name]})] for name in names}
 
     def total(heading: str, values: Iterable[float | None], show: Callable[[float], str] = figures) -> list[Cell]:
         return [Cell(heading), *(Cell("" if value is None else show(value)) for value in values)]
 
+    if moves and any(passed.values()):
+        yield total("% of copy, geometric mean", (_mean([_of_copy(row) for row in rows]) for rows in passed.values()))
     if compared:
         times = [{row["strategy"]: row["time_us"] for row in _passed(line)} for line in lines]
         ratios = ([time[VENDOR] / time[name] for time in times if {VENDOR, name} <= time.keys()] for name in names)

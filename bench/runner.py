@@ -6,17 +6,18 @@ import dataclasses
 import difflib
 import fnmatch
 import itertools
+import math
 import shlex
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..kernels.emulator import ORDERS, options
-from ..kernels.problem import Problem
+from ..kernels.problem import SIZES, Problem, Shape
 from ..kernels.strategy import STRATEGIES, Strategy, strategies
 from . import UsageError, vendor
 from .buffers import Subject
-from .machine import Machine, choose_device
+from .machine import Machine, choose_device, host_free_bytes
 from .oracle import oracles
 from .records import FAULTS, SCHEMA, Key, Record, Timing, Work
 from .timing import Timer
@@ -74,11 +75,37 @@ def plan(problems: Sequence[Problem], patterns: Sequence[str], device: str) -> l
 def judge(jobs: Sequence[Job], machine: Machine, seed: int) -> Iterator[tuple[Job, Verdict]]:
     """Validate each job.  A problem's inputs and reference are shared by its strategies, and then forgotten."""
     for problem, group in itertools.groupby(jobs, key=lambda job: job.problem):
+        reason = too_large(problem, machine)
+        if reason:
+            yield from ((job, Verdict("SKIPPED", reason)) for job in group)
+            continue
         answers = oracles(problem, seed)
         for job in group:
             yield job, _reproducible(job, validate(job.strategy, problem, machine, answers), machine, seed)
             if not machine.alive():
                 raise DeviceLost(f"{job.strategy.name} has broken the GPU's context on {problem}")
+
+
+def too_large(problem: Problem, machine: Machine) -> str | None:
+    """Why a problem cannot be judged on this machine, where its memory does not hold what that takes; else None.
+
+    Two sets of inputs as float32 and their arrays, twice while they are compared; outputs, of two strategies at once.
+    """
+    dtypes = problem.dtypes()
+
+    def bytes_of(shapes: Mapping[str, Shape], size: Callable[[str], int]) -> int:
+        return sum(math.prod(shape) * size(dtypes[name]) for name, shape in shapes.items())
+
+    arrays, results = (bytes_of(shapes, SIZES.__getitem__) for shapes in (problem.inputs(), problem.outputs()))
+    values = bytes_of(problem.inputs(), lambda dtype: max(4, SIZES[dtype]))
+    needed = {"host": 2 * values + 2 * arrays + 3 * results, machine.device: arrays + results}
+    if machine.device == "cpu":
+        del needed["cpu"]
+    for where, size in needed.items():
+        free = host_free_bytes() if where == "host" else machine.free_bytes()
+        if size > free:
+            return f"It takes {size / 2**30:.1f} GiB of the {where}'s memory, of which {free / 2**30:.1f} are free."
+    return None
 
 
 def _reproducible(job: Job, verdict: Verdict, machine: Machine, seed: int) -> Verdict:

@@ -1,6 +1,6 @@
-"""What docs/strategies.md counts and tabulates, from the strategies themselves: `python docs/strategies.py`.
+"""What strategies.md and memory.md count and tabulate, from the strategies themselves: `python docs/strategies.py`.
 
-What stands between two comments of the page is made anew, by the function below that the first one names:
+What stands between two comments of a page is made anew, by the function below that the first one names:
 
     <!-- flops:begin -->
     <!-- flops:end -->
@@ -21,10 +21,10 @@ from typing import Any
 
 from gpucnn.bench.report import figures
 from gpucnn.kernels.conv.numpy_fft import spectrum_size
-from gpucnn.kernels.problem import DTYPES, LAYOUTS, PADDING_MODES, ConvProblem, parse
-from gpucnn.kernels.strategy import STRATEGIES, Missing, StagedStrategy, Strategy, strategies
+from gpucnn.kernels.problem import DTYPES, LAYOUTS, PADDING_MODES, ConvProblem, Problem, parse
+from gpucnn.kernels.strategy import STRATEGIES, Missing, StagedStrategy, Strategy, load, strategies
 
-PAGE = Path(__file__).with_suffix(".md")
+PAGES = [Path(__file__).with_name(name) for name in ("strategies.md", "memory.md")]
 PLACE = re.compile(r"(<!-- (\w+):begin ?(.*?) -->\n).*?(<!-- \2:end -->)", re.DOTALL)
 FAMILY = "conv."
 
@@ -41,6 +41,21 @@ LAYERS = {
     "dw 31×31": 'g128mb1ic128ih56oc128kh31ph15n"RepLKNet-31B, stage 1"',
 }
 OPTIONS = {"dtype": "float16", "layout": "channels_last"}
+
+# What memory.md counts on: of each operator of the suites pool, softmax and linear one or two.
+STREAMING = {
+    "max pooling 3×3/2": '--op=max_pool2d mb32ic64ih112oh56kh3sh2ph1n"ResNet-50, pool1"',
+    "max pooling 3×3/1": '--op=max_pool2d mb32ic480ih14kh3ph1n"GoogLeNet, 4a"',
+    "global average": '--op=adaptive_avg_pool2d mb32ic2048ih7oh1n"ResNet-50, pool5"',
+    "unpooling": '--op=max_unpool2d mb32ic64ih112oh224n"SegNet, unpool1"',
+    "softmax": '--op=softmax 256x1000n"ResNet-50, softmax"',
+    "softmax, long rows": "--op=softmax 256x262144",
+    "softmax, pixels": '--op=softmax --axis=1 1x21x500x500n"FCN"',
+    "loss": '--op=cross_entropy 8192x50257n"GPT-2"',
+    "linear, batch 1": '--op=linear --bias --activation=relu mb1ic25088oc4096n"VGG-16, fc6"',
+    "linear, batch 256": '--op=linear --bias --activation=relu mb256ic25088oc4096n"VGG-16, fc6"',
+}
+STREAMED = ("pool", "rowwise", "gemm")  # families
 
 # Key -> layers; rows of (what, formula, unit).  A formula has the layer's letters, `e` bytes an element, `L` values of
 # the FFT's plane, and every name to which a row before it, `name = formula`, gave a value.
@@ -178,11 +193,11 @@ def registered() -> list[Strategy]:
     return found
 
 
-def link(name: str) -> str:
-    return f"[{name}](../kernels/conv/{name}.py)"
+def link(name: str, family: str = "conv") -> str:
+    return f"[{name}](../kernels/{family}/{name}.py)"
 
 
-def refused(strategy: Strategy, problem: ConvProblem) -> list[str]:
+def refused(strategy: Strategy, problem: Problem) -> list[str]:
     """Why it does not compute the problem where it runs best, whatever this machine has."""
     return strategy.limits(problem, "cuda" if "cuda" in strategy.devices else "cpu")
 
@@ -250,7 +265,7 @@ def flops(_: str) -> str:
     return cells(lambda s, p: f"{figures(s.executed_flops(p) / p.flops())}×", ours)
 
 
-def workspace_bytes(strategy: Strategy, problem: ConvProblem) -> int:
+def workspace_bytes(strategy: Strategy, problem: Problem) -> int:
     """Without a library's own work area, which takes a GPU to know."""
     if isinstance(strategy, StagedStrategy):
         return StagedStrategy.workspace_bytes(strategy, problem)
@@ -387,7 +402,46 @@ def refusals(_: str) -> str:
     return "\n".join(f"- {', '.join(names)}: {sentences}" for sentences, names in said.items() if sentences)
 
 
-TABLES = {function.__name__: function for function in (modules, layers, counts, flops, traffic, parameters, refusals)}
+# What memory.md has --------------------------------------------------------------------------------------------------
+
+
+def streaming() -> dict[str, Problem]:
+    """Heading -> problem."""
+    return {heading: parse(line, **OPTIONS) for heading, line in STREAMING.items()}
+
+
+def moved(_: str) -> str:
+    """Of each problem: the bytes that must move, the FLOPs, and these by those."""
+    rows = []
+    for heading, problem in streaming().items():
+        flops, least = problem.flops(), problem.min_bytes()
+        line = f"`{problem.unnamed().text(minimal=True)}`"
+        rows.append((heading, line, quantity(least, "B"), quantity(flops, "FLOP"), figures(flops / least)))
+    return table(("layer", "problem", "must move", "FLOPs", "FLOPs a byte"), rows, words=2)
+
+
+def launched(_: str) -> str:
+    """Strategies by problems: how many launches, and the workspace where there is some."""
+
+    def cell(strategy: Strategy, problem: Problem) -> str:
+        if problem.operation not in strategy.operations or refused(strategy, problem):
+            return "–"
+        count = len(strategy.steps(problem)) if isinstance(strategy, StagedStrategy) else 1
+        extra = workspace_bytes(strategy, problem)
+        return f"{count}, {quantity(extra, 'B')}" if extra else str(count)
+
+    problems, rows = streaming(), []
+    for family, name in (entry.split(".") for entry in STRATEGIES):
+        if family in STREAMED and name.startswith(("cupy_", "triton_")):
+            strategy = load(f"{family}.{name}")
+            rows.append((link(name, family), *(cell(strategy, problem) for problem in problems.values())))
+    return table(("strategy", *problems), rows)
+
+
+TABLES = {
+    function.__name__: function
+    for function in (modules, layers, counts, flops, traffic, parameters, refusals, moved, launched)
+}
 
 
 def generate(text: str) -> str:
@@ -397,11 +451,12 @@ def generate(text: str) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("page", type=Path, nargs="?", default=PAGE, help="the page; docs/strategies.md if left out")
-    page = parser.parse_args(arguments).page
+    parser.add_argument("pages", type=Path, nargs="*", default=PAGES, help="the pages; both if left out")
+    pages = parser.parse_args(arguments).pages
     os.environ["CUDA_VISIBLE_DEVICES"] = ""  # a strategy may choose its tiles by the GPU at hand
-    page.write_text(generate(page.read_text(encoding="utf-8")), encoding="utf-8")
-    print(f"{page} is up to date.")
+    for page in pages:
+        page.write_text(generate(page.read_text(encoding="utf-8")), encoding="utf-8")
+        print(f"{page} is up to date.")
 
 
 if __name__ == "__main__":

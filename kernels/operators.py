@@ -495,7 +495,11 @@ def cross_entropy(
     problem = CrossEntropyProblem(
         dims=tuple(scores.shape), dtype=dtype_of(x), reduction=reduction, ignore_index=ignored
     )
-    (y,) = run(problem, [scores, labels], strategy)
+    if 0 in target.shape and reduction != "none":  # as PyTorch: the sum of nothing, and its mean
+        y = empty((1,), problem.dtype, "contiguous", library_of(x), placement(x))
+        y[...] = 0.0 if reduction == "sum" else math.nan
+    else:
+        (y,) = run(problem, [scores, labels], strategy)
     return y.reshape(tuple(target.shape) if reduction == "none" else ())
 
 

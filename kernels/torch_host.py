@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
-from .strategy import Strategy
+from .strategy import Launch, Strategy
 
 ACTIVATIONS = {
     "relu": torch.relu_,
@@ -28,6 +28,35 @@ class TorchStrategy(Strategy):
     library = "torch"
     algorithm = "vendor"
     allocates = True
+
+    def function(self, problem: Any) -> Callable[..., Any]:
+        """What torch computes the problem's outputs from its inputs by."""
+        raise NotImplementedError
+
+    def prepare(self, problem: Any, device: str, **config: Any) -> Launch:
+        function, allow_tf32 = self.function(problem), getattr(problem, "allow_tf32", False)
+
+        def kernel(inputs: Any, outputs: Any) -> tuple[torch.Tensor, ...]:
+            with vendor(device, allow_tf32):
+                result = function(*inputs)
+            return result if isinstance(result, tuple) else (result,)
+
+        return Launch.of(kernel)
+
+
+class CompiledStrategy(TorchStrategy):
+    """The same function through torch.compile, for these shapes alone, at its best; what it fuses is one kernel.
+
+    It comes before the strategy whose function it compiles: `class X(CompiledStrategy, TorchX)`.
+    """
+
+    name = "torch_compile"
+    devices = ("cuda",)
+    mode = "max-autotune-no-cudagraphs"  # the bench has graphs of its own
+
+    def function(self, problem: Any) -> Callable[..., Any]:
+        torch.compiler.reset()  # it keeps but a few shapes of a function
+        return torch.compile(super().function(problem), fullgraph=True, dynamic=False, mode=self.mode)
 
 
 @contextlib.contextmanager

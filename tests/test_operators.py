@@ -18,15 +18,18 @@ from gpucnn.kernels import (
     choose,
     conv2d,
     conv2d_problem,
+    cross_entropy,
     linear,
     log_softmax,
     lp_pool2d,
     max_pool2d,
+    max_unpool2d,
+    operators,
     parse,
     softmax,
     sum_pool2d,
 )
-from gpucnn.kernels.arrays import is_aligned, layout_of, permuted
+from gpucnn.kernels.arrays import is_aligned, layout_of, permuted, with_layout
 from gpucnn.kernels.cuda import Kernel
 from gpucnn.kernels.dispatch import prepared
 
@@ -276,14 +279,88 @@ def test_softmax_of_special_rows(strategy):
 
 
 @pytest.mark.parametrize("strategy", ["torch", "numpy"])
+def test_softmax_of_rows_that_lie_apart_copies_nothing(strategy, monkeypatch):
+    x = rng.normal(size=(2, 3, 40)).astype(np.float32)
+    made = []
+    monkeypatch.setattr(
+        operators, "with_layout", lambda array, layout: made.append(array) or with_layout(array, layout)
+    )
+    for part, apart in ((x[..., :31], True), (x[:, :2, :31], False), (x[..., 1:], False), (x[..., ::2], False)):
+        made.clear()
+        np.testing.assert_allclose(softmax(part, strategy=strategy), as_torch(part).softmax(-1), rtol=1e-5)
+        assert any(np.shares_memory(array, part) for array in made) != apart
+
+
+@pytest.mark.parametrize("strategy", ["torch", "numpy"])
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16"])
+def test_softmax_of_another_dtype(strategy, dtype):
+    x = rng.normal(size=(3, 50)).astype(np.float32)
+    y = softmax(x, dtype=dtype, strategy=strategy)
+    assert y.dtype == dtype
+    np.testing.assert_allclose(y, as_torch(x).double().softmax(1), rtol=1e-3 if dtype == "float16" else 1e-5)
+    assert log_softmax(as_torch(x), dtype="bfloat16").dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("strategy", ["torch", "numpy"])
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("shape", [(5,), (1, 5), (7, 5), (2, 5, 3), (2, 5, 3, 4), (0, 5)])
+def test_cross_entropy(strategy, reduction, shape):
+    x = rng.normal(size=shape) * 5
+    target = rng.integers(0, 5, (shape[0], *shape[2:]) if len(shape) > 1 else ())
+    if target.size > 1:
+        target.reshape(-1)[1] = 9
+    options = {"reduction": reduction, "ignore_index": 9}
+    y = cross_entropy(x, target, **options, strategy=strategy)
+    expected = F.cross_entropy(as_torch(x), torch.as_tensor(target), **options)
+    assert y.shape == expected.shape
+    np.testing.assert_allclose(y, expected, rtol=1e-12)
+
+
+def test_cross_entropy_of_special_rows():
+    inf, nan = np.inf, np.nan
+    x = np.array([[-inf, 1, -inf], [inf, 1, 2], [nan, 1, 2], [-inf, -inf, -inf], [-inf, 0, 0]])
+    target = np.array([0, 0, 1, 1, 1])
+    for strategy in ("torch", "numpy"):
+        losses = cross_entropy(x, target, reduction="none", strategy=strategy)
+        np.testing.assert_allclose(losses, F.cross_entropy(as_torch(x), torch.from_numpy(target), reduction="none"))
+        assert np.isnan(cross_entropy(x, np.full(5, -100), strategy=strategy))
+
+
+@pytest.mark.parametrize("strategy", ["torch", "numpy"])
 @pytest.mark.parametrize("leading", [(), (4,), (2, 3)])
 def test_linear(strategy, leading):
     x, w, b = integers(*leading, 6), integers(5, 6), integers(5)
     equal(linear(x, w, b, activation="relu", strategy=strategy), F.linear(as_torch(x), as_torch(w), as_torch(b)).relu())
 
 
+@pytest.mark.parametrize("strategy", ["torch", "numpy"])
+@pytest.mark.parametrize(
+    ("window", "stride", "padding", "size"),
+    [(2, None, 0, None), (3, 2, 0, (9, 8)), (3, 2, 1, (9, 8)), ((2, 3), (2, 1), 0, None), (2, 1, 1, None)],
+)
+def test_max_unpool2d(strategy, window, stride, padding, size):
+    x = rng.normal(size=(2, 3, 9, 8)).astype(np.float32)
+    for shape in (x.shape, x.shape[1:]):
+        y, indices = max_pool2d(x[-1] if len(shape) == 3 else x, window, stride, padding, return_indices=True)
+        back = max_unpool2d(y, indices, window, stride, padding, size, strategy=strategy)
+        equal(back, F.max_unpool2d(as_torch(y), torch.from_numpy(indices), window, stride, padding, size))
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int32"])
+def test_integers_have_maxima(dtype):
+    limits = np.iinfo(dtype)
+    x = rng.integers(limits.min, limits.max, (2, 5, 9, 8), endpoint=True).astype(dtype)
+    for strategy in (None, "numpy"):
+        y, indices = max_pool2d(x, 3, 2, 1, return_indices=True, strategy=strategy)
+        assert y.dtype == dtype
+        for ours, theirs in zip((y, indices), F.max_pool2d(as_torch(x), 3, 2, 1, return_indices=True), strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+        np.testing.assert_array_equal(adaptive_max_pool2d(x, 1, strategy=strategy), x.max(axis=(2, 3), keepdims=True))
+
+
 # Bad input ------------------------------------------------------------------------------------------------------------
 
+SCORES, PLACES = np.ones((2, 4), np.float32), np.zeros((2, 4, 6, 6), np.int64)
 X, W, B = np.ones((2, 4, 6, 6), np.float32), np.ones((8, 4, 3, 3), np.float32), np.ones(8, np.float32)
 T = torch.ones(2, 4, 6, 6)
 read_only = np.ones((2, 8, 4, 4), np.float32)
@@ -367,6 +444,25 @@ BAD = {
     "axis 4": (lambda: softmax(X, 4), ValueError, ["axis is 4", "-4 to 3"]),
     "axis -5": (lambda: log_softmax(X, -5), ValueError, ["axis is -5", ">= -4"]),
     "axis 1.0": (lambda: softmax(X, 1.0), TypeError, ["axis is 1.0", "integer"]),
+    "dtype a class": (lambda: softmax(X, dtype=np.float16), ValueError, ["dtype is", "'float16'"]),
+    "dtype of integers": (lambda: softmax(X, dtype="int8"), ValueError, ["dtype is 'int8'", "'float32'"]),
+    "bfloat16 for NumPy": (lambda: softmax(X, dtype="bfloat16"), TypeError, ["dtype is 'bfloat16'", "NumPy"]),
+    "an average of integers": (lambda: avg_pool2d(X.astype("i1"), 2), TypeError, ["x has dtype int8", "float32"]),
+    "a maximum of int64": (lambda: max_pool2d(X.astype("i8"), 2), TypeError, ["x has dtype int64", "int32"]),
+    "indices of floats": (lambda: max_unpool2d(X, X, 2), TypeError, ["indices has dtype float32", "int64"]),
+    "indices of another shape": (lambda: max_unpool2d(X, PLACES[:1], 2), ValueError, ["indices has shape (1, 4, 6, 6)"]),
+    "indices of another library": (lambda: max_unpool2d(X, torch.zeros(2, 4, 6, 6).long(), 2), TypeError, ["indices", "torch"]),
+    "an index outside": (lambda: max_unpool2d(X, PLACES + 144, 2), ValueError, ["indices has 144", "0 to 143"]),
+    "an index below 0": (lambda: max_unpool2d(X, PLACES - 1, 2), ValueError, ["indices has -1", "0 to 143"]),
+    "output_size too far": (lambda: max_unpool2d(X, PLACES, 2, output_size=(14, 12)), ValueError, ["output_size", "11 to 13"]),
+    "output_size of one": (lambda: max_unpool2d(X, PLACES, 2, output_size=(12,)), ValueError, ["output_size is (12,)", "(P, Q)"]),
+    "padding leaves nothing": (lambda: max_unpool2d(X, PLACES, 2, padding=6), ValueError, ["padding is 6", "(0, 0)"]),
+    "target of floats": (lambda: cross_entropy(SCORES, SCORES[:, 0]), TypeError, ["target has dtype float32", "int64"]),
+    "target of another shape": (lambda: cross_entropy(SCORES, PLACES[0, 0, 0]), ValueError, ["target has shape (6,)", "(2,)"]),
+    "target no class": (lambda: cross_entropy(SCORES, np.array([0, 4])), ValueError, ["target has 4", "0 to 3 or -100"]),
+    "reduction average": (lambda: cross_entropy(SCORES, np.array([0, 1]), reduction="average"), ValueError, ["reduction", "'mean'"]),
+    "ignore_index a float": (lambda: cross_entropy(SCORES, np.array([0, 1]), ignore_index=1.0), TypeError, ["ignore_index is 1.0"]),
+    "no classes": (lambda: cross_entropy(SCORES[:, :0], np.array([0, 1])), ValueError, ["x has shape (2, 0)", "C >= 1"]),
     "linear does not fit": (lambda: linear(np.ones((2, 3), "f4"), np.ones((4, 5), "f4")), ValueError, ["x has shape (2, 3)", "5"]),
     "linear w of one dimension": (lambda: linear(B, B), ValueError, ["w has shape (8,)", "(K, C)"]),
     "linear b too long": (lambda: linear(np.ones((2, 3), "f4"), np.ones((4, 3), "f4"), B), ValueError, ["b has shape (8,)"]),

@@ -15,7 +15,7 @@ from gpucnn.kernels.problem import parse
 from gpucnn.kernels.strategy import STRATEGIES, Strategy, find
 
 DOCS = Path(__file__).parent.parent / "docs"
-PAGE = (DOCS / "strategies.md").read_text()
+PAGE, MEMORY = ((DOCS / name).read_text() for name in ("strategies.md", "memory.md"))
 NAMES = [entry.removeprefix("conv.") for entry in STRATEGIES if entry.startswith("conv.")]
 DRAWN = set(re.findall(r"\(figures/(\w+\.svg)\)", PAGE))
 
@@ -48,10 +48,19 @@ def test_examples_in_the_script_are_true(counting):
 
 def test_tables_are_what_the_strategies_say(tmp_path):
     """In a process of its own, in which no GPU is seen, as `make strategies` does it."""
-    copy = tmp_path / "strategies.md"
-    copy.write_text(PAGE)
-    subprocess.run([sys.executable, DOCS / "strategies.py", copy], check=True, capture_output=True)
-    assert copy.read_text() == PAGE, "docs/strategies.md is not what the strategies say: run `make strategies`"
+    copies = {tmp_path / "strategies.md": PAGE, tmp_path / "memory.md": MEMORY}
+    for copy, page in copies.items():
+        copy.write_text(page)
+    subprocess.run([sys.executable, DOCS / "strategies.py", *copies], check=True, capture_output=True)
+    for copy, page in copies.items():
+        assert copy.read_text() == page, f"docs/{copy.name} is not what the strategies say: run `make strategies`"
+
+
+def test_every_other_strategy_is_explained():
+    """Pooling, softmax, loss and linear layers, of our own."""
+    prose = re.sub(r"<!-- (\w+):begin.*?<!-- \1:end -->", "", MEMORY, flags=re.DOTALL)
+    others = {entry.partition(".")[2] for entry in STRATEGIES if not entry.startswith("conv.")}
+    assert {name for name in others if "_" in name and name != "torch_compile" and f"`{name}`" not in prose} == set()
 
 
 def test_every_strategy_is_explained_in_one_section():
@@ -65,8 +74,9 @@ def test_every_strategy_is_explained_in_one_section():
 
 def test_places_and_tables_are_each_others(counting):
     """No marker is misspelt: each is replaced, and every table and every count has its place."""
-    places = re.findall(r"<!-- (\w+):begin ?(.*?) -->", PAGE)
-    assert len(places) == PAGE.count("<!-- ") / 2 == len(counting.PLACE.findall(PAGE))
+    pages = PAGE + MEMORY
+    places = re.findall(r"<!-- (\w+):begin ?(.*?) -->", pages)
+    assert len(places) == pages.count("<!-- ") / 2 == len(counting.PLACE.findall(pages))
     assert {name for name, _ in places} == set(counting.TABLES)
     assert [key for name, key in places if name == "counts"] == list(counting.COUNTS)
 

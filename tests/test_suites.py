@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -32,7 +33,8 @@ def layer_name(problem: Problem) -> str:
 
 
 def test_the_suites_are_these():
-    assert set(SUITES) == {"smoke", "lenet5", "alexnet", "vgg16", "resnet50", "mobilenet_v1", "sweep", "large_filters"}
+    networks = {"lenet5", "alexnet", "vgg16", "resnet50", "mobilenet_v1"}
+    assert set(SUITES) == {*networks, "smoke", "sweep", "large_filters", "pool", "softmax", "linear"}
 
 
 @pytest.mark.parametrize("suite", SUITES)
@@ -46,20 +48,26 @@ def test_lines_parse_back_and_none_is_there_twice(suite):
 def test_a_source_stands_at_the_top(suite):
     head = SUITES[suite].read_text().splitlines()[:3]
     assert all(line.startswith("# ") for line in head)
-    assert suite in ("smoke", "sweep") or head[1].startswith("# Source: ")
+    assert suite in ("smoke", "sweep") or re.match("# Sources?: ", head[1])
 
 
 @pytest.mark.parametrize("suite", SUITES)
 def test_output_sizes_are_those_of_the_padding(suite):
-    """A given `oh` wins over the padding, so a mistyped one would parse: here both must agree, equal on both sides."""
+    """A given `oh` wins over the padding, so a mistyped one would parse: here both must agree, equal on both sides.
+
+    A pooling's last window may hang over the end (ceil_mode).
+    """
     for problem in problems(suite):
         if isinstance(problem, ConvProblem | PoolProblem):
             (top, left), (down, across) = problem.padding, problem.stride
-            expected = (
-                output_size(problem.h, problem.r, down, top, top),
-                output_size(problem.w, problem.s, across, left, left),
-            )
-            assert (problem.p, problem.q) == expected, problem
+            expected = [
+                (
+                    output_size(problem.h, problem.r, down, top, top, ceil=ceil),
+                    output_size(problem.w, problem.s, across, left, left, ceil=ceil),
+                )
+                for ceil in ((False, True) if isinstance(problem, PoolProblem) else (False,))
+            ]
+            assert (problem.p, problem.q) in expected, problem
 
 
 @pytest.mark.parametrize("suite", CHAINS)
@@ -149,3 +157,52 @@ def test_sweep_is_the_whole_grid():
         for stride in (1, 2)
         for padding in sorted({0, filter_size // 2, filter_size - 1})
     ]
+
+
+# The layers that a network has, and how often; of those that two have, the one that the suite names.
+POOLINGS = {"alexnet": 3, "zfnet": 2, "googlenet": 4 + 9 + 1, "vgg16": 5, "resnet50": 2, "densenet121": 3}
+
+
+@pytest.mark.parametrize("batch", [1, 32, 256])
+def test_pool_has_the_networks_layers_at_each_batch(batch):
+    layers = [layer for layer in problems("pool") if layer.name and layer.inputs()["x"][0] == batch]
+    for network, count in POOLINGS.items():
+        found = [layer for layer in layers if layer.name.startswith(f"{network}:")]
+        assert sum(layer.count for layer in found) == count, network
+    for network in ("alexnet", "vgg16", "resnet50"):
+        known = {layer_name(layer): layer.unnamed() for layer in problems(network)}
+        for layer in layers:
+            if layer.name.startswith(f"{network}:"):
+                assert known[layer.name].batched(batch) == layer.unnamed()
+
+
+def test_pool_sweeps_sizes_windows_strides_and_paddings():
+    grid = [
+        (p.h, p.r, p.stride[0], p.padding[0])
+        for p in problems("pool")
+        if isinstance(p, PoolProblem) and p.r < 8 and p.c == 64 and (not p.name or "resnet50" in p.name) and p.n == 32
+    ]
+    wanted = {
+        (size, window, stride, padding)
+        for size in (14, 28, 56, 112)
+        for window in (2, 3, 5, 7)
+        for stride in (1, 2)
+        for padding in (0, window // 2)
+    }
+    assert wanted <= set(grid)
+
+
+def test_softmax_has_rows_from_the_shortest_to_the_longest():
+    shapes = {problem.inputs()["x"] for problem in problems("softmax")}
+    assert {(128, 128), (8, 4 << 20), (16384, 131072)} <= shapes
+    lengths = sorted(length for rows, length in (shape for shape in shapes if len(shape) == 2) if rows * length > 2**25)
+    assert lengths[0] <= 32
+    assert all(after <= 4 * before for before, after in itertools.pairwise(lengths))  # no cliff fits between two
+
+
+def test_linear_has_every_head_alone_and_fused_at_each_batch():
+    heads = [problem for problem in problems("linear") if problem.name]
+    for batch in (1, 32, 256):
+        alone, fused = ([h.name for h in heads if h.n == batch and h.bias == bias] for bias in (False, True))
+        assert alone == fused
+        assert len(alone) == 8

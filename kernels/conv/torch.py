@@ -6,14 +6,13 @@ strategy's time as it is in a user's.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 
 from ..problem import ConvProblem, output_size
-from ..strategy import Launch
-from ..torch_host import TorchStrategy, activate, vendor
+from ..torch_host import TorchStrategy, activate
 
 
 def pads_itself(problem: ConvProblem) -> bool:
@@ -39,19 +38,16 @@ class TorchConv(TorchStrategy):
     def limits(self, problem: ConvProblem, device: str) -> list[str]:
         return [] if problem.c else ["torch returns no output channels where there are no input channels."]
 
-    def prepare(self, problem: ConvProblem, device: str, **config: Any) -> Launch:
+    def function(self, problem: ConvProblem) -> Callable[..., torch.Tensor]:
         own_padding = pads_itself(problem)
         padding = problem.padding if own_padding else (0, 0)
 
-        def kernel(inputs: Any, outputs: Any) -> tuple[torch.Tensor]:
-            x, w, *bias = inputs
-            with vendor(device, problem.allow_tf32):
-                x = x if own_padding else padded(x, problem)
-                b = bias[0] if bias else None
-                y = F.conv2d(x, w, b, problem.stride, padding, problem.dilation, problem.groups)
-                return (activate(y, problem.activation),)
+        def convolve(x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None = None) -> torch.Tensor:
+            x = x if own_padding else padded(x, problem)
+            y = F.conv2d(x, w, b, problem.stride, padding, problem.dilation, problem.groups)
+            return activate(y, problem.activation)
 
-        return Launch.of(kernel)
+        return convolve
 
 
 strategy = TorchConv()

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 
 from ..problem import LinearProblem
-from ..strategy import Launch
-from ..torch_host import TorchStrategy, activate, vendor
+from ..torch_host import TorchStrategy, activate
 
 
 class TorchLinear(TorchStrategy):
     operations = ("linear",)
 
-    def prepare(self, problem: LinearProblem, device: str, **config: Any) -> Launch:
-        def kernel(inputs: Any, outputs: Any) -> tuple[torch.Tensor]:
-            x, w, *bias = inputs
-            with vendor(device, problem.allow_tf32):
-                return (activate(F.linear(x, w, bias[0] if bias else None), problem.activation),)
-
-        return Launch.of(kernel)
+    def function(self, problem: LinearProblem) -> Callable[..., torch.Tensor]:
+        return lambda x, w, b=None: activate(F.linear(x, w, b), problem.activation)
 
 
 strategy = TorchLinear()

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
 from ..problem import ADAPTIVE_POOL_OPS, INTEGERS, SIZES, AdaptivePoolProblem, PoolProblem, UnpoolProblem, output_size
-from ..strategy import Launch
-from ..torch_host import TorchStrategy, vendor
+from ..torch_host import TorchStrategy
 
 MOST_POSITIONS = 127  # which torch counts in as few bits as the elements have
 
@@ -47,25 +47,12 @@ class TorchPool(TorchStrategy):
             reasons.append("torch's lp_pool2d takes no padding.")
         return reasons
 
-    def prepare(self, problem: PoolProblem | AdaptivePoolProblem | UnpoolProblem, device: str, **config: Any) -> Launch:
-        function = function_of(problem)
-
-        def kernel(inputs: Any, outputs: Any) -> tuple[torch.Tensor, ...]:
-            with vendor(device, allow_tf32=False):
-                result = function(*inputs)
-            return result if isinstance(result, tuple) else (result,)
-
-        return Launch.of(kernel)
-
-
-def function_of(problem: PoolProblem | AdaptivePoolProblem | UnpoolProblem) -> Any:
-    """What torch computes the problem's outputs from its inputs by."""
-    if isinstance(problem, PoolProblem):
-        return _window(problem)
-    if isinstance(problem, AdaptivePoolProblem):
-        return _adaptive(problem)
-    p = problem
-    return lambda x, indices: torch.ops.aten.max_unpool2d(x, indices, (p.p, p.q))
+    def function(self, problem: PoolProblem | AdaptivePoolProblem | UnpoolProblem) -> Callable[..., Any]:
+        if isinstance(problem, PoolProblem):
+            return _window(problem)
+        if isinstance(problem, AdaptivePoolProblem):
+            return _adaptive(problem)
+        return lambda x, indices: torch.ops.aten.max_unpool2d(x, indices, (problem.p, problem.q))
 
 
 def _adaptive(problem: AdaptivePoolProblem) -> Any:

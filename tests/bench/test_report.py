@@ -92,6 +92,20 @@ def test_without_the_vendor_nothing_is_compared_with_it():
     assert len(only.columns) == len(only.rows[0]) == 6
 
 
+def test_of_what_only_moves_data_the_bytes_and_the_share_of_a_copy_are_shown():
+    """At 4096 GB/s a copy moves 512 MiB in 131.072 µs."""
+    rows = "--op=softmax --axis=1 65536x1024", "--op=softmax --axis=1 32768x1024"
+    made = [
+        make(strategy, time, problem=problem, operation="softmax", work=Work(1, 1, size, 0, 4096.0, 1e6, size / 4096e3))
+        for problem, size, times in ((rows[0], 2**29, (262.144, 131.072)), (rows[1], 2**28, (131.072, 262.144)))
+        for strategy, time in zip(("torch", "numpy"), times, strict=True)
+    ]
+    only = grid(*made)
+    assert only.columns[3:6] == (("moved,", "MiB"), ("floor", "µs"), ("% of", "copy"))
+    assert [texts(row)[3:6] for row in only.rows[:2]] == [["512", "131", "100"], ["256", "65.5", "50"]]
+    assert total(only, "% of copy, geometric mean") == ["50", "50"]
+
+
 @pytest.mark.parametrize("form", ["terminal", "markdown"])
 @pytest.mark.parametrize(("error", "shown"), [(0.3, "3e-1"), (math.nan, "NaN"), (math.inf, "inf"), (None, "")])
 def test_what_failed_has_its_error_and_no_time(error, shown, form):

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from numpy.lib.stride_tricks import as_strided
 
 from gpucnn import reference
 from gpucnn.bench import oracle, runner
@@ -364,3 +365,35 @@ def test_the_same_memory_in_torch(text, machine):
 
     assert judged(times(1), parse(text), machine).verdict == "PASSED"
     assert judged(times(1.01), parse(text), machine).verdict == "FAILED"
+
+
+# Rows that lie apart: what stands between them is neither x's nor to be relied on.
+APART = parse("--op=softmax --row-stride=9 5x7")
+
+
+@pytest.mark.parametrize(
+    ("rows", "verdict"),
+    [
+        pytest.param(lambda x: x, "PASSED", id="right"),
+        pytest.param(lambda x: as_strided(x, x.shape, (28, 4)), "FAILED", id="as if they were dense"),
+        pytest.param(lambda x: as_strided(x[:, 1:], x.shape, x.strides), "FAILED", id="one element too far"),
+    ],
+)
+def test_rows_that_lie_apart(rows, verdict, machine):
+    def kernel(problem, inputs, outputs, state):
+        (x,) = inputs
+        assert x.strides == (36, 4)
+        outputs[0][...] = reference.softmax(rows(x).astype(np.float64))
+
+    found = validate(Subject(kernel, operations=("softmax",)), APART, machine, oracles(APART, 0))
+    assert found.verdict == verdict, found.message
+
+
+def test_what_memory_does_not_hold_is_skipped_with_the_reason(machine, monkeypatch):
+    problem = parse("--op=softmax 1024x1024")
+    monkeypatch.setattr(runner, "host_free_bytes", lambda: 7 * 2**22 - 1)
+    skipped = [verdict for _, verdict in runner.judge(runner.plan([problem], [], "cpu"), machine, 0)]
+    assert [verdict.verdict for verdict in skipped] == ["SKIPPED"] * len(skipped) != []
+    assert skipped[0].message == "It takes 0.0 GiB of the host's memory, of which 0.0 are free."
+    monkeypatch.setattr(runner, "host_free_bytes", lambda: 7 * 2**22)
+    assert runner.too_large(problem, machine) is None
