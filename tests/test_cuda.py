@@ -988,7 +988,7 @@ NHWC_WINDOWS = {
     "2x2": {"kernel_size": 2},
     "3x3, stride 2": {"kernel_size": 3, "stride": 2, "padding": 1},
     "3x3, stride 1": {"kernel_size": 3, "stride": 1, "padding": 1},
-    "5x4, stride 1": {"kernel_size": (5, 4), "stride": 1, "padding": 2},
+    "4x3, stride 1": {"kernel_size": (4, 3), "stride": 1, "padding": 1},
     "stride 3": {"kernel_size": 2, "stride": 3, "ceil_mode": True},
     "dilated": {"kernel_size": 3, "stride": 1, "padding": 1, "dilation": 2},
     "global": {"kernel_size": (9, 11)},

@@ -20,7 +20,7 @@ constexpr int THREADS = 256, SLICES_THREADS = 512;  // of a block, at most
 //   result        what y is given; `share` is what sums are multiplied by
 template <typename T, Reduction KIND, int V, bool PACKED>
 struct Channels {
-  static constexpr bool LARGEST = KIND == MAX || KIND == ABSOLUTE_MAX || KIND == ARGMAX;
+  static constexpr bool LARGEST = KIND == MAX || KIND == ABSOLUTE_MAX || KIND == ARGMAX, SUMS = !LARGEST;
   using A = typename Reducer<T, KIND>::A;
   using Loaded = Pack<T, V>;
   A value[V];
@@ -149,7 +149,7 @@ __device__ To bits(const From& from) {
 // one; so a larger number is chosen by a mask, and it is for NaN alone.
 template <typename T, Reduction KIND, int V>
 struct Channels<T, KIND, V, true> {
-  static constexpr bool BYTES = sizeof(T) == 1;
+  static constexpr bool BYTES = sizeof(T) == 1, SUMS = false;
   static constexpr int WORDS = V * sizeof(T) / 4;
   using A = float;
   using Two = typename Pair<T>::type;
@@ -253,17 +253,27 @@ struct Channels<T, KIND, V, true> {
 template <typename T, Reduction KIND, int V>
 using ChannelsOf = Channels<T, KIND, V, (KIND == MAX || KIND == ABSOLUTE_MAX) && sizeof(T) < 4 && V * sizeof(T) >= 4>;
 
-// What the sum of output (p, q) is multiplied by: one division for all of its channels.
-template <typename A>
+// How many of output o's taps an average counts along an axis: those in x, or those before axis.counted.
+template <bool DENSE>
+__device__ int counted(const Axis& axis, int o, bool inside) {
+  if constexpr (DENSE) {  // neither dilated nor adaptive
+    const int first = o * axis.stride - axis.pad, end = inside ? axis.size : axis.counted;
+    return max(0, min(first + axis.taps, end) - (inside ? max(first, 0) : first));
+  } else {
+    return inside ? length(window(axis, o)) : counted_taps(axis, o);
+  }
+}
+
+// What the sum of output (p, q) is multiplied by, for all of its channels: the reciprocal of its divisor.
+template <typename A, bool DENSE>
 __device__ A share_of(const Pool& pool, int p, int q) {
-  if (pool.division == NOTHING) return A(1);
-  if (pool.division == CONSTANT) return A(1) / static_cast<A>(pool.divisor);
-  const Axis rows = rows_of(pool), cols = cols_of(pool);
-  const bool inside = pool.division == INSIDE;
-  const int down = inside ? length(window(rows, p)) : counted_taps(rows, p);
-  const int across = inside ? length(window(cols, q)) : counted_taps(cols, q);
-  const A full = pool.division == SHARE ? static_cast<A>(pool.R) * static_cast<A>(pool.S) : A(1);
-  return full / max(static_cast<A>(down) * static_cast<A>(across), A(1));  // of no tap the sum is 0
+  A divisor = static_cast<A>(pool.division == CONSTANT ? pool.divisor : 1);
+  if (pool.division > CONSTANT) {
+    const bool inside = pool.division == INSIDE;
+    const int down = counted<DENSE>(rows_of(pool), p, inside), across = counted<DENSE>(cols_of(pool), q, inside);
+    divisor = max(static_cast<A>(down) * static_cast<A>(across), A(1));  // of no tap the sum is 0
+  }
+  return (pool.division == SHARE ? static_cast<A>(pool.R) * static_cast<A>(pool.S) : A(1)) / divisor;
 }
 
 // The first position of a window in x, flat in the plane; -1 for none.
@@ -286,11 +296,11 @@ __device__ inline void store_two(long long* to, int first, int second) {
 
 // V channels of an output, `to` being the first's offset.  Whole sectors are written faster than halves of them: where
 // threads are `paired`, neighbours having neighbouring vectors, they write four channels' indices together.
-template <typename T, Reduction KIND, int V>
+template <bool DENSE, typename T, Reduction KIND, int V>
 __device__ void store(const ChannelsOf<T, KIND, V>& of, T* y, long long* indices, long long to, bool paired,
                       const Pool& pool, int p, int q) {
   using Of = ChannelsOf<T, KIND, V>;
-  *reinterpret_cast<typename Of::Loaded*>(y + to) = of.result(share_of<typename Of::A>(pool, p, q), pool);
+  *reinterpret_cast<typename Of::Loaded*>(y + to) = of.result(Of::SUMS ? share_of<typename Of::A, DENSE>(pool, p, q) : 0, pool);
   if constexpr (KIND == ARGMAX && V == 1) {
     indices[to] = of.at[0];
   } else if constexpr (KIND == ARGMAX && V == 2) {
@@ -443,7 +453,7 @@ __global__ void __launch_bounds__(THREADS, 2)
     const int p = p0 + i / TQ, q = q0 + i % TQ;
     if (p >= pool.P || q >= pool.Q) continue;
     const long long at = to + (static_cast<long long>(p) * pool.Q + q) * pool.C;
-    store<T, KIND, V>(reduced[i / TQ][i % TQ], y, indices, at, paired, pool, p, q);
+    store<(WINDOW > 0 || TP > 1), T, KIND, V>(reduced[i / TQ][i % TQ], y, indices, at, paired, pool, p, q);
   }
 }
 
@@ -498,5 +508,5 @@ __global__ void __launch_bounds__(SLICES_THREADS, 1)
   }
   if (slice != 0 || c >= pool.C) return;
   const long long to = (static_cast<long long>(n) * pool.P * pool.Q + p * pool.Q + q) * pool.C + c;
-  store<T, KIND, V>(reduced, y, indices, to, tile.lanes % 2 == 0 && vectors % 2 == 0, pool, p, q);
+  store<false, T, KIND, V>(reduced, y, indices, to, tile.lanes % 2 == 0 && vectors % 2 == 0, pool, p, q);
 }

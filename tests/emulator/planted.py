@@ -168,7 +168,7 @@ POOL_ADAPTIVE = problem("pool.cupy_max_pool", "--op=adaptive_max_pool2d mb1ic2ih
 POOL_VECTORS = problem(
     "pool.cupy_pool_nhwc", "--op=max_pool2d --return-indices --layout=channels_last mb2ic12ih9kh3sh2ph1"
 )
-POOL_ROWS = problem("pool.cupy_pool_nhwc", "--op=sum_pool2d --layout=channels_last mb2ic6ih9iw7kh5kw4ph2pw1")
+POOL_ROWS = problem("pool.cupy_pool_nhwc", "--op=sum_pool2d --layout=channels_last mb2ic6ih9iw7kh4kw3ph2pw1")
 POOL_SLICES = problem("pool.cupy_pool_nhwc", "--op=adaptive_max_pool2d --layout=channels_last mb2ic9ih9iw12oh2ow1")
 ROWS = problem("rowwise.cupy_softmax", "--op=softmax 5x77")
 LONG_ROWS = problem("rowwise.cupy_softmax", "--op=softmax 3x700")
