@@ -12,10 +12,10 @@ stride 2 and 1, have a loop of their own; an adaptive pooling whose windows are 
 
 FLOPs: an addition or a comparison a tap.  Rows that are shared save some: of 3x3 with stride 1, 5.3 are done of 8.
 Bytes from memory: x once, y once, 8 an index.  From L1 or L2 to registers, vectors of x for one of y: 4 of 2x2 windows
-and 7.5 of 3x3 with stride 2, of both of which 4 are new; 3.3 of 3x3 with stride 1, where 1 is; of others that overlap,
-with stride 1, (R + 3) * (S + 1) / 8; R * S of those that do not, and of dilated ones.  What threads share comes from
-L1, as a block's tile is as square as coalescing lets it be; a tile's borders come from L2: for 3x3 with stride 1 and
-64 channels of float16 35% more than the tile.
+and 7.5 of 3x3 with stride 2, of both of which 4 are new; 3.3 (bfloat16: 4) of 3x3 with stride 1, where 1 is; of others
+that overlap, with stride 1, (R + 3) * (S + 1) / 8; R * S of those that do not, and of dilated ones; with indices more,
+as a thread has fewer outputs.  What threads share comes from L1, as a block's tile is as square as coalescing lets it
+be; a tile's borders come from L2: for 3x3 with stride 1 and 64 channels of float16 35% more than the tile.
 Limits: memory's bandwidth; from windows of 5x5 with stride 1 on, and for dilated ones, instructions and L1; for norms
 other than 1, 2 and infinity, float64's powers.  Sums are multiplied by a divisor's reciprocal: a rounding more than
 PyTorch's division.  A window of a whole plane occupies no more blocks than the output has pairs of vectors.
