@@ -43,8 +43,8 @@ _NULL = np.uint64(0)
 def source_text(source: str, name: str) -> str:
     """The text that is compiled for kernel `name` of a `.cu` file: CUDA's headers of the types it names, then the file.
 
-    >>> source_text("pool/cupy_max_pool.cu", "max_pool2d<__half, false, false>").splitlines()[:2]
-    ['#include <cuda_fp16.h>', '#line 1 "pool/cupy_max_pool.cu"']
+    >>> source_text("pool/cupy_unpool.cu", "unpool_planes<__half>").splitlines()[:2]
+    ['#include <cuda_fp16.h>', '#line 1 "pool/cupy_unpool.cu"']
     """
     headers = [f"#include <{header}>\n" for c_type, header in _TYPE_HEADERS.items() if c_type in name]
     return "".join(headers) + inlined((_ROOT / source).read_text(), source, [_ROOT / "include", _ROOT])

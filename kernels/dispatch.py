@@ -21,7 +21,15 @@ ORDER = {
             "cupy_direct",
             "triton_implicit_gemm",
         ),
-        "pool": ("torch", "cupy_pool", "cupy_pool_separable", "cupy_unpool", "triton_max_pool", "triton_avg_pool"),
+        "pool": (
+            "torch",
+            "cupy_pool_nhwc",
+            "cupy_pool",
+            "cupy_pool_separable",
+            "cupy_unpool",
+            "triton_max_pool",
+            "triton_avg_pool",
+        ),
         "rowwise": (
             "torch",
             "cupy_softmax_warp",

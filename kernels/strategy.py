@@ -42,6 +42,7 @@ STRATEGIES = (  # the folder's name, then the strategy's; in the order in which 
     "pool.torch_compile",
     "pool.numpy",
     "pool.cupy_pool",
+    "pool.cupy_pool_nhwc",
     "pool.cupy_pool_separable",
     "pool.cupy_unpool",
     "pool.triton_max_pool",

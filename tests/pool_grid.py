@@ -12,6 +12,7 @@ from gpucnn.kernels.problem import (
     DTYPES,
     INTEGERS,
     LAYOUTS,
+    SIZES,
     PoolProblem,
     Problem,
     ProblemError,
@@ -24,6 +25,7 @@ from gpucnn.kernels.strategy import Strategy
 
 COUNT, FEW = 240, 60
 LEAST_SHARE = 0.2  # of the outputs have inputs in their windows
+MOST_BYTES = 150  # in a window: the largest of more is the largest that there is, and outputs are all the same
 MOST_SPREAD = 8  # times its inputs are an unpooling's outputs: of more, nearly all are 0
 
 # Every operator with every option that has a branch of its own.
@@ -124,7 +126,8 @@ def planes(values: Mapping[str, Any]) -> Problem | None:
         return None
     found = found.replace(n=values["n"], c=values["channels"], **sizes)
     zeros = isinstance(found, UnpoolProblem) and found.p * found.q > MOST_SPREAD * found.h * found.w
-    return None if zeros else found
+    same = SIZES[found.dtype] == 1 and found.reduction_length() > MOST_BYTES
+    return None if zeros or same else found
 
 
 def grids_of(strategy: Strategy) -> list[Grid]:

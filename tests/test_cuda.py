@@ -18,7 +18,7 @@ from gpucnn.bench.machine import Machine
 from gpucnn.bench.oracle import Oracle, oracles
 from gpucnn.bench.validate import validate
 from gpucnn.kernels import cublas as cublas_calls
-from gpucnn.kernels import cuda
+from gpucnn.kernels import cuda, max_pool2d
 from gpucnn.kernels.arrays import has_gpu, with_layout
 from gpucnn.kernels.conv import (
     cupy_depthwise,
@@ -33,12 +33,13 @@ from gpucnn.kernels.conv.cupy_im2col_gemm import cuts, needs_columns, needs_epil
 from gpucnn.kernels.cuda import Kernel
 from gpucnn.kernels.emulator import NotSupportedError, RawModule, build, configure, cublas, cufft, missing
 from gpucnn.kernels.gemm import cupy_gemm, cupy_gemm_tiled
-from gpucnn.kernels.pool import cupy_pool, cupy_pool_separable, cupy_unpool
-from gpucnn.kernels.problem import DTYPES, LAYOUTS, SIZES, ConvProblem, LinearProblem, parse
+from gpucnn.kernels.pool import cupy_pool, cupy_pool_nhwc, cupy_pool_separable, cupy_unpool
+from gpucnn.kernels.problem import DTYPES, LAYOUTS, SIZES, ConvProblem, LinearProblem, PoolProblem, parse
 from gpucnn.kernels.rowwise import cupy_cross_entropy, cupy_softmax_block, cupy_softmax_online, cupy_softmax_warp
 from gpucnn.kernels.source import inlined
 from gpucnn.kernels.strategy import StagedStrategy, find
 from gpucnn.reference import conv2d, pool2d
+from gpucnn.reference import max_pool2d as reference_max_pool2d
 from gpucnn.reference.winograd import POINTS, cook_toom
 
 MACHINE = Machine("cuda" if has_gpu() else "cpu")
@@ -50,10 +51,11 @@ def judged(strategy: StagedStrategy, problem: ConvProblem, *given: Oracle, **con
     return validate(strategy, problem, Machine("cpu"), given or oracles(problem, seed=0), **config).message
 
 
-def special_values(problem: ConvProblem) -> Oracle:
+def special_values(problem: ConvProblem | PoolProblem) -> Oracle:
     """Small integers, and NaN and infinities at random places among them."""
     arrays, rng = integers(problem, seed=0).arrays, np.random.default_rng(0)
-    for name, values in (("x", [np.nan, np.inf, np.inf, -np.inf]), ("w", [np.inf, np.inf, -np.inf])):
+    special = {"x": [np.nan, np.inf, np.inf, -np.inf], "w": [np.inf, np.inf, -np.inf]}
+    for name, values in ((name, special[name]) for name in problem.inputs() if name in special):
         arrays[name].flat[rng.choice(arrays[name].size, len(values), replace=False)] = values
     return Oracle(problem, Inputs("special values", arrays, exact=True), np.arange(problem.n))
 
@@ -189,6 +191,8 @@ PROBLEMS = [
     (cupy_gemm_tiled.strategy, "--op=linear --bias mb3ic5oc7"),
     (cupy_gemm_tiled.strategy, "--op=linear --dtype=bfloat16 --bias mb300ic40oc17"),
     (cupy_gemm_tiled.strategy, "--op=linear --bias mb32ic25088oc10"),
+    (cupy_pool_nhwc.strategy, "--op=max_pool2d --layout=channels_last --return-indices mb2ic3ih9kh3sh2ph1"),
+    (cupy_pool_nhwc.strategy, "--op=adaptive_avg_pool2d --layout=channels_last --dtype=bfloat16 mb1ic8ih9oh1"),
 ]
 
 
@@ -1134,6 +1138,120 @@ def test_unpooled_slabs_cover_every_pixel(line: str, dtype: str, layout: str) ->
 # cupy_softmax_* and cupy_cross_entropy -------------------------------------------------------------------------------
 
 
+# cupy_pool_nhwc -------------------------------------------------------------------------------------------------------
+
+# Windows with a loop of their own, ones that overlap and ones that do not, dilated ones; the plane's, in slices.
+NHWC_WINDOWS = {
+    "2x2": {"kernel_size": 2},
+    "3x3, stride 2": {"kernel_size": 3, "stride": 2, "padding": 1},
+    "3x3, stride 1": {"kernel_size": 3, "stride": 1, "padding": 1},
+    "4x3, stride 1": {"kernel_size": (4, 3), "stride": 1, "padding": 1},
+    "stride 3": {"kernel_size": 2, "stride": 3, "ceil_mode": True},
+    "dilated": {"kernel_size": 3, "stride": 1, "padding": 1, "dilation": 2},
+    "global": {"kernel_size": (9, 11)},
+}
+
+
+# Few values, so that equals, NaN, both zeros and windows of -inf alone meet in every window; with a channel of zeros of
+# both signs, and one of NaN.  By pairs (float16), single numbers, and with the odd channels that no vector divides.
+@needs_compiler
+@pytest.mark.parametrize("window", NHWC_WINDOWS)
+@pytest.mark.parametrize(("dtype", "channels"), [("float16", 8), ("float16", 5), ("float32", 12), ("float64", 6)])
+def test_maxima_of_special_values_are_the_references(dtype: str, channels: int, window: str) -> None:
+    rng, few = np.random.default_rng(0), [np.nan, np.inf, -np.inf, -np.inf, -np.inf, -1, -0.0, 0.0]
+    x = rng.choice(few, (2, 9, 11, channels)).astype(dtype)
+    x[..., 0], x[..., 1] = rng.choice([-0.0, 0.0], (2, 9, 11)), np.nan
+    planes = x.transpose(0, 3, 1, 2)
+    expected, positions = reference_max_pool2d(planes, **NHWC_WINDOWS[window], return_indices=True)
+    y = max_pool2d(planes, **NHWC_WINDOWS[window], strategy="cupy_pool_nhwc")
+    again, indices = max_pool2d(planes, **NHWC_WINDOWS[window], return_indices=True, strategy="cupy_pool_nhwc")
+    for found in (y, again):
+        np.testing.assert_array_equal(found, expected)
+        np.testing.assert_array_equal(np.signbit(found[expected == 0]), np.signbit(expected[expected == 0]))
+    np.testing.assert_array_equal(indices, positions)
+
+
+# As pairs of bfloat16, with or without signs; of bytes both sides of the middle; sums that meet infinities.
+@needs_compiler
+@pytest.mark.parametrize(
+    "line",
+    [
+        "--op=max_pool2d --dtype=bfloat16 mb2ic8ih9kh3sh1ph1",
+        "--op=lp_pool2d --norm-type=inf --dtype=bfloat16 mb2ic8ih9kh3sh1ph3",
+        "--op=lp_pool2d --norm-type=inf mb2ic5ih9kh2sh2",
+        "--op=sum_pool2d --dtype=float16 mb2ic8ih9kh3sh2ph1",
+        "--op=avg_pool2d --divisor-override=4 mb2ic8ih9kh5ph4",
+        "--op=sum_pool2d mb1ic8ih9kh9",
+    ],
+)
+def test_poolings_of_special_values(line: str) -> None:
+    problem = parse(line, layout="channels_last")
+    assert judged(cupy_pool_nhwc.strategy, problem, special_values(problem)) == ""
+
+
+@needs_compiler
+@pytest.mark.parametrize("dtype", ["int8", "uint8"])
+@pytest.mark.parametrize("channels", [16, 12, 3])
+def test_maxima_of_all_bytes(dtype: str, channels: int) -> None:
+    info = np.iinfo(dtype)
+    x = np.random.default_rng(0).integers(info.min, info.max + 1, (2, 16, 16, channels)).astype(dtype)
+    x[:, :6, :6] = info.min  # beside padding
+    planes = x.transpose(0, 3, 1, 2)
+    y = max_pool2d(planes, 3, 1, 1, strategy="cupy_pool_nhwc")
+    np.testing.assert_array_equal(y, reference_max_pool2d(planes, 3, 1, 1))
+
+
+# Every kernel and strip, in every dtype's vector; pairs of lanes that write indices together, and ones that cannot.
+@needs_compiler
+@pytest.mark.parametrize(
+    "line",
+    [
+        "--op=max_pool2d --return-indices --dtype=float16 mb3ic48ih9kh3sh2ph1",
+        "--op=max_pool2d --return-indices --dtype=float16 mb3ic24ih9kh3sh2ph1",
+        "--op=max_pool2d --return-indices --dtype=int8 mb3ic32ih9kh5ph2",
+        "--op=max_pool2d --dtype=bfloat16 mb3ic40ih9iw21kh5kw5ph2pw2",
+        "--op=adaptive_max_pool2d --return-indices --dtype=float16 mb1ic80ih9oh1",
+        "--op=adaptive_avg_pool2d mb1ic12ih20oh3",
+        "--op=lp_pool2d --norm-type=3 mb1ic6ih9kh7ph3",
+    ],
+)
+def test_every_tile_of_pixels_is_right(line: str) -> None:
+    problem = parse(line, layout="channels_last")
+    for config in cupy_pool_nhwc.strategy.configs(problem):
+        assert judged(cupy_pool_nhwc.strategy, problem, **config) == "", config
+
+
+# Channels of all kinds: three to a pixel, whole vectors, one more than those; with few pixels, and with many.
+@pytest.mark.parametrize("channels", [1, 3, 20, 64, 65, 96, 1280, 2048])
+@pytest.mark.parametrize("window", ["ih56kh2sh2", "ih112kh3sh2ph1", "ih14kh3ph1", "ih20kh5ph2", "ih7kh7"])
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_a_blocks_threads_are_busy(channels: int, window: str, dtype: str) -> None:
+    problem = parse(f"--op=max_pool2d --layout=channels_last --dtype={dtype} mb64ic{channels}{window}")
+    tile = next(iter(cupy_pool_nhwc.tiles(problem).values()))
+    if isinstance(tile, cupy_pool_nhwc.Slices):
+        assert problem.r * problem.s <= 8 * tile.slices
+        return
+    tp, tq = cupy_pool_nhwc.strip(problem)
+    block = tile.lanes * tile.p * tile.q
+    threads = tile.blocks * block
+    vectors = channels // cupy_pool_nhwc.vector(problem)
+    needed = problem.n * -(-problem.p // tp) * -(-problem.q // tq) * vectors
+    assert threads >= needed
+    assert block >= 64
+    assert block >= 0.7 * 32 * -(-block // 32)  # of its warps' lanes
+    assert needed >= 0.7 * threads or needed < 256 * 132  # fewer rather share their work among more multiprocessors
+
+
+@needs_compiler
+def test_an_image_of_more_than_2_to_the_31_elements_channels_last() -> None:
+    problem = parse("--op=max_pool2d --dtype=float16 --layout=channels_last mb1ic3ih32768kh1sh16384")
+    x = sparse((32768, 32768, 3))
+    x[::16384, ::16384] = np.arange(1, 13).reshape(2, 2, 3)
+    y = np.full((1, 2, 2, 3), np.nan, np.float16)
+    cupy_pool_nhwc.strategy.prepare(problem, "cpu")([x[None]], [y])
+    assert y.flatten().tolist() == list(range(1, 13))
+
+
 # Both sides of every border between one kernel, or number of items, and the next.
 @pytest.mark.parametrize("dtype", ["float32", "float16", "float64"])
 @pytest.mark.parametrize(
@@ -1696,6 +1814,12 @@ def test_the_last_unpooled_of_more_than_2_to_the_31(layout: str) -> None:
         (cupy_cross_entropy.strategy, "--op=cross_entropy 2147483648x1", "It takes fewer than 2^31 rows"),
         (cupy_gemm.strategy, "--op=linear mb2147483648ic1oc1", "It indexes a column of x in 32 bits"),
         (cupy_gemm_tiled.strategy, "--op=linear mb1ic67108864oc1", "It indexes the rows of a tile in 32 bits"),
+        (cupy_pool_nhwc.strategy, "--op=max_pool2d mb1ic8ih4kh2", "It takes channels_last arrays."),
+        (
+            cupy_pool_nhwc.strategy,
+            "--op=max_pool2d --layout=channels_last mb1ic65536ih1iw32768kh1kw1",
+            "It indexes a row of x in 32 bits",
+        ),
     ],
     ids=lambda value: getattr(value, "name", value),
 )

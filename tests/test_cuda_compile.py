@@ -24,7 +24,7 @@ from gpucnn.kernels.conv import (
 from gpucnn.kernels.cuda import CompileError, Kernel
 from gpucnn.kernels.gemm import cupy_gemm, cupy_gemm_tiled
 from gpucnn.kernels.offline import compile_cuda, disassembler
-from gpucnn.kernels.pool import cupy_pool, cupy_pool_separable, cupy_unpool
+from gpucnn.kernels.pool import cupy_pool, cupy_pool_nhwc, cupy_pool_separable, cupy_unpool
 from gpucnn.kernels.problem import ACTIVATIONS, PADDING_MODES, parse
 from gpucnn.kernels.rowwise import (
     cupy_cross_entropy,
@@ -179,6 +179,21 @@ LOSS = [
     for options in ("--dtype=float32", "--dtype=bfloat16 --reduction=none", "--dtype=float64 --reduction=sum")
     for dims in ("800x8", "800x100", "800x2000", "8x40000", "8x21x640", "1x3000x65")
 ]
+# Each window with a loop of its own, one that overlaps, one that does not, the plane's; in all dtypes and reductions that
+# hold something else in registers.
+POOL_NHWC = [
+    f"--op={op} --dtype={dtype} --layout=channels_last mb1ic64{window}"
+    for op, dtypes in (
+        ("max_pool2d", ("float16", "bfloat16", "float32", "float64", "int8", "int32")),
+        ("max_pool2d --return-indices", ("bfloat16", "float32", "float64", "uint8")),
+        ("avg_pool2d", ("float16", "float32", "float64")),
+        ("lp_pool2d", ("bfloat16",)),
+        ("lp_pool2d --norm-type=2.5", ("float16",)),
+    )
+    for dtype in dtypes
+    for window in ("ih28kh2sh2", "ih28kh3sh2ph1", "ih28kh3ph1", "ih28kh5ph2", "ih28kh3dh1", "ih14kh14")
+]
+POOL_NHWC += ["--op=lp_pool2d --norm-type=inf --dtype=bfloat16 --layout=channels_last mb1ic64ih28kh3ph1"]
 # The longest rows of each type, and two that four blocks hold.
 SOFTMAX_CLUSTER = [
     "--op=softmax 8x458752",
@@ -229,6 +244,7 @@ LINES = {
     cupy_cross_entropy.strategy: LOSS,
     cupy_gemm.strategy: GEMM,
     cupy_gemm_tiled.strategy: GEMM_TILED,
+    cupy_pool_nhwc.strategy: POOL_NHWC,
 }
 
 
@@ -302,6 +318,7 @@ STRUCTS = {
     "rowwise/cupy_softmax_online.cu": ("Work",),
     "rowwise/cupy_cross_entropy.cu": ("Rows",),
     "gemm/cupy_gemm_tiled.cu": ("Linear",),
+    "pool/cupy_pool_nhwc.cu": ("Pool", "Pixels", "Slices"),
 }
 ANY_KERNEL = {
     "conv/cupy_direct.cu": "conv2d_direct<float, false, 0, 1, NONE, 1, 1, 1, 128>",
@@ -317,6 +334,7 @@ ANY_KERNEL = {
     "rowwise/cupy_softmax_online.cu": "softmax_online_rows<float, float, float>",
     "rowwise/cupy_cross_entropy.cu": "cross_entropy_total<float>",
     "gemm/cupy_gemm_tiled.cu": "linear_rows<float, float, 4, NONE, 1, 1>",
+    "pool/cupy_pool_nhwc.cu": "pool_slices<float, MAX, 4>",
 }
 
 

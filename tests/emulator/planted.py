@@ -202,6 +202,13 @@ LINEAR_ROWS_PARTS = problem("gemm.cupy_gemm_tiled", "--op=linear --bias mb3ic601
 EPILOGUE = problem("gemm.cupy_gemm", "--op=linear --dtype=float16 --bias mb13ic40oc37")
 LINEAR_SUMS, LINEAR = "gemm/cupy_gemm.cu", "gemm/cupy_gemm_tiled.cu"
 
+# Vectors of which a row has an odd number; windows that several threads share.
+POOL_VECTORS = problem(
+    "pool.cupy_pool_nhwc", "--op=max_pool2d --return-indices --layout=channels_last mb2ic12ih9kh3sh2ph1"
+)
+POOL_ROWS = problem("pool.cupy_pool_nhwc", "--op=sum_pool2d --layout=channels_last mb2ic6ih9iw7kh4kw3ph2pw1")
+POOL_SLICES = problem("pool.cupy_pool_nhwc", "--op=adaptive_max_pool2d --layout=channels_last mb2ic9ih9iw12oh2ow1")
+
 DEPTHWISE, DIRECT, GEMM, IMPLICIT_GEMM, FOURIER, PLANE_POOL = (
     "conv/cupy_depthwise.cu",
     "conv/cupy_direct.cu",
@@ -223,9 +230,10 @@ SOFTMAX_WARP, SOFTMAX_BLOCK, SOFTMAX_ONLINE, LOSS = (
     "rowwise/cupy_softmax_online.cu",
     "rowwise/cupy_cross_entropy.cu",
 )
-POOLING, PLANE_TILE, TWO_PASSES, UNPOOLING = (
+POOLING, PLANE_TILE, NHWC, TWO_PASSES, UNPOOLING = (
     "include/pool.cuh",
     "include/pool_tile.cuh",
+    "pool/cupy_pool_nhwc.cu",
     "pool/cupy_pool_separable.cu",
     "pool/cupy_unpool.cu",
 )
@@ -253,6 +261,7 @@ BUGS = [
     Bug("no barrier before planes are written", DEPTHWISE, "STAGED) {\n    __syncthreads();", "STAGED) {", PLANES),
     Bug("no barrier after filters are staged", DEPTHWISE, "}\n  __syncthreads();\n\n", "}\n\n", PIXELS),
     Bug("no wait for asynchronous copies", DEPTHWISE, "__pipeline_wait_prior(0)", "__pipeline_wait_prior(1)", PLANES),
+    Bug("no barrier before slices are put together", NHWC, "__syncthreads();\n    if", "if", POOL_SLICES),
     Bug("no barrier before warps are added up", MINE, "  __syncthreads();\n", "", _total),
     Bug("no __syncwarp after tiles are written", MINE, "__syncwarp();  // the tiles are written", "", _matrix_product),
     Bug(
@@ -354,6 +363,20 @@ BUGS = [
         POOL_LAST,
     ),
     Bug("pools an image too many", PLANE_POOL, "run < outer", "run <= outer", POOL_LAST),
+    Bug("reads a pixel right of the row", NHWC, "w0 + j < pool.W);", "w0 + j <= pool.W);", POOL_VECTORS),
+    Bug(
+        "reads a row above an image's first", NHWC, "inside = h >= 0 && h < pool.H", "inside = h < pool.H", POOL_VECTORS
+    ),
+    Bug("writes pixels right of the row", NHWC, "p >= pool.P || q >= pool.Q", "p >= pool.P", POOL_VECTORS),
+    Bug(
+        "pairs of lanes that are not neighbours",
+        NHWC,
+        "tile.lanes % 2 == 0 && vectors % 2 == 0;",
+        "true;",
+        POOL_VECTORS,
+    ),
+    Bug("a row counts for an output too many", NHWC, "r < 0 || r >= pool.R", "r < 0 || r > pool.R", POOL_ROWS),
+    Bug("reads a slice that is not there", NHWC, " && slice + apart < tile.slices", "", POOL_SLICES),
     # Shared memory: dynamic, static, an inner dimension.
     Bug("stages one position too many", DIRECT, "if (i + j * strip >= positions) break;", "", PLAIN),
     Bug(

@@ -67,6 +67,12 @@ PROBLEMS = [
     ("gemm.cupy_gemm_tiled", "--op=linear --allow-tf32 --bias mb20ic900oc37"),
     ("gemm.cupy_gemm_tiled", "--op=linear --dtype=float16 --bias --activation=gelu mb5ic1000oc7"),
     ("gemm.cupy_gemm_tiled", "--op=linear mb1ic30000oc5"),
+    (
+        "pool.cupy_pool_nhwc",
+        "--op=max_pool2d --return-indices --dtype=float16 --layout=channels_last mb2ic48ih9kh3sh2ph1",
+    ),
+    ("pool.cupy_pool_nhwc", "--op=max_pool2d --dtype=bfloat16 --layout=channels_last mb2ic6ih9iw7kh4kw3ph2pw1"),
+    ("pool.cupy_pool_nhwc", "--op=adaptive_avg_pool2d --layout=channels_last mb2ic9ih9iw12oh2ow1"),
 ]
 SETTINGS = [
     {"order": "descending"},
