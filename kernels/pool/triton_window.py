@@ -66,6 +66,21 @@ def better(value, best):
 
 
 @triton.jit
+def meet(best, at, value, position, MAXIMUM: tl.constexpr):
+    """The best and its position, or the sum, after one more value."""
+    if not MAXIMUM:
+        best += value
+    else:
+        more = better(value, best)
+        at = tl.where(more, position, at)
+        if best.dtype == tl.int32:
+            best = tl.maximum(value, best)
+        else:
+            best = tl.where(more, value, best)
+    return best, at
+
+
+@triton.jit
 def power(v, NORM: tl.constexpr):
     """v ** NORM; NaN for a negative v where NORM is not whole."""
     if NORM % 1 == 0 and NORM <= MOST_PRODUCTS:
@@ -192,24 +207,18 @@ def rows_kernel(
                 value = tl.where(m_x, value, LOWEST)
             if s == 0:
                 row, row_at = value, tl.full((BLOCK, VECTOR), r * W, tl.int32)
-            elif MAXIMUM:
-                more = better(value, row)
-                row, row_at = tl.where(more, value, row), tl.where(more, r * W + s, row_at)
             else:
-                row += value
+                row, row_at = meet(row, row_at, value, r * W + s, MAXIMUM)  # pyright: ignore[reportGeneralTypeIssues]
         p_row += W * pixel_size
         met, met_at = (), ()
         for p in tl.static_range(ROWS):
             if r < p * STRIDE_H or r >= p * STRIDE_H + R:
                 met += (best[p],)
                 met_at += (at[p],)
-            elif MAXIMUM:
-                more = better(row, best[p])
-                met += (tl.where(more, row, best[p]),)
-                met_at += (tl.where(more, row_at, at[p]),)
             else:
-                met += (best[p] + row,)
-                met_at += (at[p],)
+                one = meet(best[p], at[p], row, row_at, MAXIMUM)
+                met += (one[0],)
+                met_at += (one[1],)
         best, at = met, met_at
 
     y += (chunk * planes).to(tl.int64) * y_plane
@@ -287,11 +296,11 @@ def taps_kernel(
 
     shape: tl.constexpr = (TAPS, BLOCK, VECTOR) if ALONG == 0 else (VECTOR, BLOCK, TAPS)
     best = tl.full(shape, LOWEST if MAXIMUM else 0, VALUE)
+    at = tl.zeros(shape, tl.int32)
     if MAXIMUM:  # of equals to what stands for no tap, the first is the first that there is
         top, left = first_inside(h0, dilation_h), first_inside(w0, dilation_w)
         some = m & (top < tl.minimum(h0 + R * dilation_h, h_end)) & (left < tl.minimum(w0 + S * dilation_w, w_end))
-        nowhere = tl.where(some, top * W + left, -1)
-        at = tl.zeros(shape, tl.int32) + nowhere
+        at += tl.where(some, top * W + left, -1)
     for first in tl.range(0, R * S, TAPS, loop_unroll_factor=2):
         tap = first + tl.expand_dims(tl.arange(0, TAPS), tap_axes)
         if WINDOWS == "whole":
@@ -305,14 +314,9 @@ def taps_kernel(
             m_x = m & (r < R) & (h >= 0) & (h < h_end) & (v >= 0) & (v < w_end)
         value = tl.load(p_plane + position * pixel_size, mask=m_x, other=LOWEST if MAXIMUM else 0)
         value = term(value, NORM, VALUE)
-        if MAXIMUM:
-            if NORM == "inf":
-                value = tl.where(m_x, value, LOWEST)
-            more = better(value, best)
-            best = tl.where(more, value, best)
-            at = tl.where(more, position, at)
-        else:
-            best += value
+        if NORM == "inf":
+            value = tl.where(m_x, value, LOWEST)
+        best, at = meet(best, at, value, position, MAXIMUM)  # pyright: ignore[reportGeneralTypeIssues]
 
     o_y = plane * y_plane + (p * Q + q) * pixel_size + c
     if MAXIMUM:
@@ -466,8 +470,8 @@ def reciprocal(name: str, divisor: int) -> dict[str, int]:
 
 
 def vector_of(problem: Pooling) -> int:
-    """How many channels a thread loads at once."""
-    return vector(problem, problem.c) if problem.layout == "channels_last" else 1
+    """How many channels a thread loads at once: 16 bytes, or 8 of single bytes, of which each takes a register."""
+    return vector(problem, problem.c, 8) if problem.layout == "channels_last" else 1
 
 
 def chunks(problem: Pooling) -> tuple[int, int]:
