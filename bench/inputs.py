@@ -112,7 +112,10 @@ def _drawn(
 def _labels(problem: CrossEntropyProblem, rng: np.random.Generator) -> np.ndarray:
     """Classes, of which some are ignored, though never the first."""
     target = rng.integers(0, problem.dims[1], problem.inputs()["target"])
-    target.reshape(-1)[IGNORED - 1 :: IGNORED] = problem.ignore_index
+    flat = target.reshape(-1)
+    flat[IGNORED - 1 :: IGNORED] = problem.ignore_index
+    if flat.size and flat[0] == problem.ignore_index:
+        flat[0] = (flat[0] + 1) % problem.dims[1]
     return target
 
 

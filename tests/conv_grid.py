@@ -1,28 +1,22 @@
-"""Convolution problems for every strategy: values of each parameter, in problems that meet every pair of them.
+"""Convolution problems for every strategy.
 
-Faults of index arithmetic are mostly of two parameters that meet: a dilation in a circular padding, a stride in a
-window that hangs over the end.  So each grid is chosen, by a greedy search with a fixed seed, such that every two
-values of two parameters stand together in some problem, where any problem has them both; and goes on, choosing what has
-stood together least often, until it has COUNT problems.  Sizes are small and odd ones among them: a tile of any kernel
-hangs over every edge, and the interpreter and the emulator take tenths of a second.  All are exact on small integers.
+Sizes are small and odd ones among them: a tile of any kernel hangs over every edge, and the interpreter and the emulator
+take tenths of a second.  All are exact on small integers.
 """
 
 from __future__ import annotations
 
-import itertools
-from collections import Counter
 from collections.abc import Mapping
-from functools import cache
 from typing import Any
 
-import numpy as np
+from grids import Grid, Space
 
 from gpucnn.kernels.problem import PADDING_MODES, ConvProblem, ProblemError, output_size, parse, window_extent
+from gpucnn.kernels.strategy import Strategy
 
 COUNT = 300
 FEW = 100  # for a strategy with a transform, which is not exact
 MOST_FLOPS = 1e6  # of a problem, for the emulator's and the interpreter's sake
-CANDIDATES = 12  # problems drawn, of which the one that brings the most is kept
 
 # What kernels are compiled anew for, in ten combinations: types, layouts, bias and ReLU, which keeps integers.
 FLAVOURS = (
@@ -43,7 +37,8 @@ DILATIONS = ((1, 1), (2, 2), (1, 3))
 PADDINGS = ("valid", "same", "causal", "uneven", "beyond")
 SIZES = ((5, 5), (8, 8), (7, 12), (13, 6), (16, 17), (1, 19))
 
-Space = Mapping[str, tuple[Any, ...]]  # values of each parameter; under "only" a function that says what belongs to it
+
+# What a space has under "only" is a function that says what belongs to it.
 
 
 def is_shown(problem: ConvProblem) -> bool:
@@ -184,34 +179,7 @@ def reads(outputs: int, size: int, taps: int, step: int, around: tuple[int, int]
     return any(0 <= o * step - around[0] + tap * apart < size for o in range(outputs) for tap in range(taps))
 
 
-def pairs(values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
-    """Every two of the values, with their parameters."""
-    return list(itertools.combinations(sorted(values.items()), 2))
-
-
-def drawn(space: Space, rng: np.random.Generator) -> tuple[dict[str, Any], ConvProblem]:
-    """A random problem of a space."""
-    while True:
-        values = {name: choices[rng.integers(len(choices))] for name, choices in space.items()}
-        found = problem(values)
-        if found is not None:
-            return values, found
-
-
-def covering(space: Space, count: int = COUNT) -> list[ConvProblem]:
-    """`count` different problems of a space, in which pairs of values stand as evenly as they can."""
-    return [found for _, found in chosen(tuple(space.items()), count)]
-
-
-@cache
-def chosen(space: tuple[tuple[str, tuple[Any, ...]], ...], count: int) -> list[tuple[dict[str, Any], ConvProblem]]:
-    """The values of `covering`'s problems, and the problems."""
-    rng, seen = np.random.default_rng(0), Counter[Any]()
-    found: dict[ConvProblem, dict[str, Any]] = {}
-    while len(found) < count:
-        candidates = [drawn(dict(space), rng) for _ in range(CANDIDATES)]
-        values, best = max(candidates, key=lambda candidate: sum(0.1 ** seen[pair] for pair in pairs(candidate[0])))
-        if best not in found:
-            found[best] = values
-            seen.update(pairs(values))
-    return [(values, one) for one, values in found.items()]
+def grids_of(strategy: Strategy) -> list[Grid]:
+    """The grid of a strategy, in a list."""
+    count = COUNT if strategy.algorithm == "direct" else FEW
+    return [Grid.of(problem, space_of(strategy.name), count)]

@@ -6,16 +6,19 @@ a GPU (`make gpu`), all that run there.  Each is exact on small integers where i
 
 from functools import lru_cache
 
+import conv_grid
+import gemm_grid
+import pool_grid
 import pytest
-from conv_grid import COUNT, FEW, covering, space_of
+import rowwise_grid
 
-from gpucnn.bench.inputs import integers
+from gpucnn.bench.inputs import integers, normals, selects
 from gpucnn.bench.machine import Machine
 from gpucnn.bench.oracle import Oracle, images, oracles
 from gpucnn.bench.validate import validate
 from gpucnn.kernels import conv2d, parse
 from gpucnn.kernels.arrays import has_gpu
-from gpucnn.kernels.strategy import FAMILIES, STRATEGIES, load, strategies
+from gpucnn.kernels.strategy import FAMILIES, STRATEGIES, family_of, load, strategies
 
 # Each line is there for what stands behind it; together they reach every branch of every kernel's index arithmetic.
 CONV = """
@@ -149,21 +152,31 @@ def test_every_strategy_agrees_with_the_reference(strategy, problem):
     assert found.verdict == "PASSED", found.message
 
 
-# The vendor's convolutions have no grid: oneDNN's are wrong on some problems of it (bfloat16, stride 2, dilation 2, one
+# The vendor has no grid: oneDNN's convolutions are wrong on some problems of it (bfloat16, stride 2, dilation 2, one
 # column of outputs, with AMX), which is for a bench to find, not for these tests.
-GRIDDED = [strategy for strategy in strategies("conv2d") if runs_here(strategy) and strategy.algorithm != "vendor"]
+GRIDS = {"conv": conv_grid, "pool": pool_grid, "rowwise": rowwise_grid, "gemm": gemm_grid}
+GRIDDED = [load(entry) for entry in STRATEGIES if runs_here(load(entry)) and not entry.endswith(".torch")]
+
+
+def grids(strategy):
+    return GRIDS[family_of(strategy.operations[0])].grids_of(strategy)
 
 
 def covered(strategy):
-    """The problems of the strategy's grid that it supports here; on a GPU, where each is compiled anew, some of them."""
-    count = COUNT if strategy.algorithm == "direct" else FEW
-    problems = covering(space_of(strategy.name), count)[:: 8 if MACHINE.device == "cuda" else 1]
-    return [problem for problem in problems if not strategy.unsupported(problem, MACHINE.device)]
+    """The problems of the strategy's grids that it supports here; on a GPU, where each is compiled anew, some of them."""
+    problems = [problem for grid in grids(strategy) for problem in grid.problems()]
+    some = problems[:: 8 if MACHINE.device == "cuda" else 1]
+    return [problem for problem in some if not strategy.unsupported(problem, MACHINE.device)]
 
 
 @lru_cache(maxsize=64)
-def oracle(problem):
-    return Oracle(problem, integers(problem, seed=0), images(problem, seed=0))
+def judges(problem):
+    """Integers where they are exact, normals where they are not; both where outputs are inputs, many of them equal."""
+    chosen = images(problem, seed=0)
+    on_integers, on_normals = (Oracle(problem, kind(problem, seed=0), chosen) for kind in (integers, normals))
+    if selects(problem):
+        return [on_integers, on_normals]
+    return [on_integers if on_integers.inputs.exact else on_normals]
 
 
 @pytest.mark.gpu
@@ -176,8 +189,11 @@ def oracle(problem):
     ],
 )
 def test_every_two_values_of_parameters(strategy, problem):
-    found = validate(strategy, problem, MACHINE, [oracle(problem)])
+    found = validate(strategy, problem, MACHINE, judges(problem))
     assert found.verdict == "PASSED", found.message
+
+
+CONFIGURED = 60  # every so many problems of a grid
 
 
 # The tuner may choose any: the default has run above.
@@ -187,12 +203,12 @@ def test_every_two_values_of_parameters(strategy, problem):
     [
         case(strategy, problem, config, strategy=strategy, name=f"{strategy.name}-{problem}-{config}")
         for strategy in GRIDDED
-        for problem in covered(strategy)[:: COUNT // 5]
+        for problem in covered(strategy)[::CONFIGURED]
         for config in strategy.configs(problem)[1:]
     ],
 )
 def test_every_configuration(strategy, problem, config):
-    found = validate(strategy, problem, MACHINE, [oracle(problem)], **config)
+    found = validate(strategy, problem, MACHINE, judges(problem), **config)
     assert found.verdict == "PASSED", found.message
 
 
@@ -200,7 +216,7 @@ def test_every_configuration(strategy, problem, config):
 # but the last 2x2 are 0.  On the host, tests of each language do this with a part of the grid.
 @pytest.mark.gpu
 @pytest.mark.skipif(not has_gpu(), reason="there is no GPU")
-@pytest.mark.parametrize("strategy", [case(s, strategy=s, name=s.name) for s in GRIDDED])
+@pytest.mark.parametrize("strategy", [case(s, strategy=s, name=s.name) for s in GRIDDED if "conv2d" in s.operations])
 def test_billions_of_elements(strategy):
     import torch
 
@@ -226,7 +242,7 @@ def test_billions_of_elements(strategy):
 @pytest.mark.parametrize("strategy", [case(s, strategy=s, name=s.name) for s in GRIDDED])
 def test_every_strategy_meets_enough_problems(strategy):
     if MACHINE.device == "cpu":
-        assert len(covered(strategy)) >= (COUNT if strategy.algorithm == "direct" else FEW)
+        assert len(covered(strategy)) == sum(grid.count for grid in grids(strategy)) > 0
 
 
 HERE = [entry for entry in STRATEGIES if runs_here(load(entry))]
