@@ -21,7 +21,7 @@ ORDER = {
             "cupy_direct",
             "triton_implicit_gemm",
         ),
-        "pool": ("torch", "cupy_max_pool", "triton_pool", "triton_pool_nhwc"),
+        "pool": ("torch", "cupy_max_pool", "triton_pool", "triton_pool_nhwc", "triton_unpool"),
         "rowwise": ("torch", "cupy_softmax", "triton_softmax"),
         "gemm": ("torch",),
     },

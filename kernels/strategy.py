@@ -43,6 +43,7 @@ STRATEGIES = (  # the folder's name, then the strategy's; in the order in which 
     "pool.cupy_max_pool",
     "pool.triton_pool",
     "pool.triton_pool_nhwc",
+    "pool.triton_unpool",
     "rowwise.torch",
     "rowwise.numpy",
     "rowwise.cupy_softmax",

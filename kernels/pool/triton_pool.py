@@ -41,7 +41,7 @@ class TritonPool(TritonPooling):
             return cdiv(lanes(problem, tile["rows"]), tile["block"]) * tile["num_warps"] >= PROGRAMS * 16
 
         tiles = [tile(rows, 4, each) for each in (2, 1) for rows in counts]
-        default = next(filter(enough, tiles), tile(min(2, counts[0]), 1, 1))
+        default = next(filter(enough, tiles), tile(1, 4, 1))
         return [default, *tiles[:2], tile(counts[0], 8, 1), tile(1, 4, 1)]
 
     def tap_tiles(self, problem: Pooling, windows: Windows) -> list[dict[str, int]]:
@@ -62,8 +62,8 @@ class TritonPool(TritonPooling):
 
         def tile(count: int, elements: int) -> dict[str, int]:
             block = min(elements // count, power_of_two(outputs))
-            while block > 1 and cdiv(outputs, block) < 2 * PROGRAMS:
-                block, count = block // 2, min(2 * count, most)
+            while block > 1 and count < most and cdiv(outputs, block) < 2 * PROGRAMS:
+                block, count = block // 2, 2 * count
             return {"along": 2, "block": block, "taps": count, "num_warps": 4}
 
         count = min(max(16, most // 4), elements)

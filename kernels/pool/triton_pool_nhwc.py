@@ -46,19 +46,20 @@ class TritonPoolNHWC(TritonPooling):
             return cdiv(lanes(problem, tile["rows"]), tile["block"]) * tile["num_warps"] >= PROGRAMS * 8
 
         tiles = [tile(rows, 4) for rows in counts]
-        default = next(filter(enough, tiles), tile(min(2, counts[0]), 1))
+        default = next(filter(enough, tiles), tile(1, 4))
         return [default, *tiles[:2], tile(counts[0], 8), tile(1, 4)]
 
     def tap_tiles(self, problem: Pooling, windows: Windows) -> list[dict[str, int]]:
         """So many vectors of outputs and taps that all multiprocessors have work, a sector of channels at least."""
         outputs, most = lanes(problem), power_of_two(windows.taps)
+        programs = min(2 * PROGRAMS, cdiv(outputs * windows.taps, 128))  # of as many loads as threads, at least
         size = vector_of(problem) * SIZES[problem.dtype]
         held = registers(problem) + (vector_of(problem) if norm(problem) is None else 0)
 
         def tile(taps: int) -> dict[str, int]:
             """Of so many taps a thread."""
             block, count = 128, min(taps, most)
-            while block * size > 32 and cdiv(outputs, block) < 6 * PROGRAMS:
+            while block * size > 32 and cdiv(outputs, block) < programs:
                 block, count = block // 2, min(2 * count, most)
             warps = min(4, max(1, block * count // (32 * taps)))
             return {"along": 0, "block": block, "taps": count, "num_warps": warps}
