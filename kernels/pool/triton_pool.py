@@ -41,7 +41,7 @@ class TritonPool(TritonPooling):
             return cdiv(lanes(problem, tile["rows"]), tile["block"]) * tile["num_warps"] >= PROGRAMS * 16
 
         tiles = [tile(rows, 4, each) for each in (2, 1) for rows in counts]
-        default = next(filter(enough, tiles), tile(1, 4, 1))
+        default = next(filter(enough, tiles), tile(counts[0], 4, 1))
         return [default, *tiles[:2], tile(counts[0], 8, 1), tile(1, 4, 1)]
 
     def tap_tiles(self, problem: Pooling, windows: Windows) -> list[dict[str, int]]:

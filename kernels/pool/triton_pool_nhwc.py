@@ -22,6 +22,8 @@ from ..strategy import Budget
 from ..triton_common import PROGRAMS, cdiv, power_of_two
 from .triton_window import Pooling, TritonPooling, Windows, arithmetic, lanes, norm, row_counts, vector_of
 
+LEAST_BYTES = 2048  # that a program loads, where there are few
+
 
 def registers(problem: Pooling) -> int:
     """What a thread needs for a vector of results: of maxima and their positions, or sums."""
@@ -46,14 +48,14 @@ class TritonPoolNHWC(TritonPooling):
             return cdiv(lanes(problem, tile["rows"]), tile["block"]) * tile["num_warps"] >= PROGRAMS * 8
 
         tiles = [tile(rows, 4) for rows in counts]
-        default = next(filter(enough, tiles), tile(1, 4))
+        default = next(filter(enough, tiles), tile(counts[0], 4))
         return [default, *tiles[:2], tile(counts[0], 8), tile(1, 4)]
 
     def tap_tiles(self, problem: Pooling, windows: Windows) -> list[dict[str, int]]:
         """So many vectors of outputs and taps that all multiprocessors have work, a sector of channels at least."""
         outputs, most = lanes(problem), power_of_two(windows.taps)
-        programs = min(2 * PROGRAMS, cdiv(outputs * windows.taps, 128))  # of as many loads as threads, at least
         size = vector_of(problem) * SIZES[problem.dtype]
+        programs = min(2 * PROGRAMS, cdiv(outputs * windows.taps * size, LEAST_BYTES))
         held = registers(problem) + (vector_of(problem) if norm(problem) is None else 0)
 
         def tile(taps: int) -> dict[str, int]:

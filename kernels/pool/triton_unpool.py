@@ -4,9 +4,10 @@ x and indices (N,C,H,W) -> y (N,C,P,Q), x where it is indexed and 0 elsewhere; a
 out.  Between the zeros and the values a barrier lies, which also orders a block's accesses to memory; no other block
 writes this part.  So one launch does, and what is written twice is written twice in L2, of lines just made there.
 
-contiguous: a part is several planes, one, or a part of one; a program reads all indices of these planes.  channels_last: a part is BLOCK channels, a vector a thread, of PART pixels of an image; it reads the indices of
-these channels.  Where a plane has several parts its indices and values are read for each, from L2: `parts` is as small
-as work for all multiprocessors allows.
+contiguous: a part is several planes, one, or a part of one; a program reads all indices of these planes.
+channels_last: a part is BLOCK channels of some pixels of an image; a program reads all indices of these channels.
+Where a plane has several parts, its indices and x are read for each, from L2: so there are no more parts than all
+multiprocessors need.
 
 FLOPs: none.  Bytes: y once, x and 8 an index, times the parts; from L2, a sector for each value.
 Limits: memory bandwidth.  For few and large planes the parts' indices, and their latency.
@@ -103,7 +104,7 @@ class TritonUnpool(TritonStrategy):
         return []
 
     def configs(self, problem: UnpoolProblem) -> list[dict[str, int]]:
-        """One part a plane where that gives all multiprocessors work, else as many parts as do."""
+        """Several planes a part, or one, or parts of planes: as much as gives all multiprocessors work."""
         p = problem
         if p.layout == "channels_last":
             return self._nhwc_configs(p)
@@ -112,11 +113,9 @@ class TritonUnpool(TritonStrategy):
 
         def tile(least: int, programs: int) -> dict[str, int]:
             """Parts of so many elements at least, but so many programs."""
-            group, parts = max(1, min(cdiv(least, outputs), MOST_INDICES // inputs)), 1
-            if planes >= cdiv(group, aligned) * aligned * programs:
-                group = cdiv(group, aligned) * aligned
-            else:
-                group = max(1, min(group, planes // programs))
+            programs = min(programs, cdiv(planes * outputs, 1024))
+            most = min(cdiv(least, outputs), MOST_INDICES // inputs, planes // max(1, programs))
+            group, parts = max(1, most if most < aligned else most // aligned * aligned), 1
             if planes < programs:
                 parts = min(cdiv(programs, max(1, planes)), cdiv(outputs, LEAST_PART // 4))
             size = vector(p, group * outputs)

@@ -329,7 +329,7 @@ def taps_kernel(
         result = tl.where(highest == 0, zero, highest)
         if NORM == "inf":
             result = tl.abs(result)
-        if VALUE != tl.int32:
+        if best.dtype.is_floating():
             result = tl.where(last_nan >= 0, float("nan"), result)
     else:
         result = tl.sum(best, ALONG, keep_dims=True)
