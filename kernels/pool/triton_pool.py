@@ -47,17 +47,17 @@ class TritonPool(TritonPooling):
     def tap_tiles(self, problem: Pooling, windows: Windows) -> list[dict[str, int]]:
         """Lanes along a window where they are few, and where they read rows of it as memory has them."""
         outputs, taps = lanes(problem), windows.taps
-        few = outputs < PROGRAMS * 512
+        few = outputs < PROGRAMS * 128
         strided = windows.s >= SHARED and windows.stride[1] >= 8
         if not (windows.kind == "whole" or (taps >= SHARED and (few or strided))):
-            blocks = [256, 128] if not few else [64]
+            blocks = [256, 128] if outputs >= PROGRAMS * 512 else [128]
             return [
                 {"along": 0, "block": block, "taps": count, "num_warps": block // 64}
                 for count in (4, 8)
                 for block in blocks
             ]
 
-        elements = 128 * max(4, 2 * vector(problem, windows.w)) if windows.kind == "whole" else 512
+        elements = 128 * max(4, 2 * vector(problem, windows.w)) if windows.kind == "whole" else 1024
         most = power_of_two(taps)
 
         def tile(count: int, elements: int) -> dict[str, int]:
