@@ -2,7 +2,7 @@
 
 x (N,C,H,W) -> y (N,C,P,Q) and, where asked for, indices (N,C,P,Q), int64, flat in (H,W): of the first maximum, or of
 the last NaN, as in PyTorch.  Maxima, of |x| too; sums, averages with any of PyTorch's divisors, and
-`(sum of x**norm) ** (1/norm)`.  A vector has as many channels as 16 bytes hold and divide C; vectors follow one
+`(sum of x**norm) ** (1/norm)`.  A vector has as many channels as 16 bytes hold and divide C, 8 at most; vectors follow one
 another over the ends of pixels, rows and images, so that no lane is idle whatever C is.  What windows share of a row
 comes from L1; what 3x3 windows share of a column stays in a thread.  Of windows with few outputs, such as global
 pooling's, a program takes two vectors of channels, a sector of memory, and its threads share the window: 2048 channels
@@ -38,7 +38,7 @@ class TritonPoolNHWC(TritonPooling):
 
     def row_tiles(self, problem: Pooling, windows: Windows) -> list[dict[str, int]]:
         """Rows as they pay and registers hold their results, while all multiprocessors have work."""
-        counts = [rows for rows in row_counts(windows) if rows == 1 or rows * registers(problem) <= 48]
+        counts = [rows for rows in row_counts(windows) if rows == 1 or rows * registers(problem) <= 32]
         each = max(1, 2 // vector_of(problem))
 
         def tile(rows: int, warps: int) -> dict[str, int]:

@@ -470,8 +470,9 @@ def reciprocal(name: str, divisor: int) -> dict[str, int]:
 
 
 def vector_of(problem: Pooling) -> int:
-    """How many channels a thread loads at once: 16 bytes, or 8 of single bytes, of which each takes a register."""
-    return vector(problem, problem.c, 8) if problem.layout == "channels_last" else 1
+    """How many channels a thread loads at once: 16 bytes, of few registers each; of logarithms in float64, two."""
+    most = 2 if isinstance(norm(problem), float) else 8
+    return vector(problem, problem.c, most) if problem.layout == "channels_last" else 1
 
 
 def chunks(problem: Pooling) -> tuple[int, int]:
