@@ -2,11 +2,11 @@
 
 x (N,C,H,W) -> y (N,C,P,Q) and, where asked for, indices (N,C,P,Q), int64, flat in (H,W): of the first maximum, or of
 the last NaN, as in PyTorch.  Maxima, of |x| too; sums, averages with any of PyTorch's divisors, and
-`(sum of x**norm) ** (1/norm)`.  A vector has as many channels as 16 bytes hold and divide C, 8 at most; vectors follow one
-another over the ends of pixels, rows and images, so that no lane is idle whatever C is.  What windows share of a row
-comes from L1; what 3x3 windows share of a column stays in a thread.  Of windows with few outputs, such as global
-pooling's, a program takes two vectors of channels, a sector of memory, and its threads share the window: 2048 channels
-of one image are 128 programs.
+`(sum of x**norm) ** (1/norm)`.  A vector has as many channels as 16 bytes hold and divide C, 8 at most; vectors follow
+one another over the ends of pixels, rows and images, so that no lane is idle whatever C is.  What windows share of a
+row comes from L1; what 3x3 windows share of a column stays in a thread.  Of windows with few outputs, such as global
+pooling's, a program takes two vectors of channels, a sector of memory, and its threads share the window: 2048 16-bit
+channels of one image are 128 programs.
 
 FLOPs: one comparison or addition a tap, fewer where rows are shared; norm - 1 products for a p-norm.  Bytes: x once
 from memory, y once, 8 an index; from L2 the rows that two programs share; from L1 each element S / stride times, R*S /

@@ -46,7 +46,7 @@ def unpool_kernel(
     indices += plane.to(tl.int64) * inputs
     y += plane.to(tl.int64) * outputs // VECTOR * VECTOR
     whole = end // VECTOR * VECTOR
-    for first in tl.range(begin, whole, ZEROS):
+    for first in tl.range(begin, whole, ZEROS):  # pyright: ignore[reportGeneralTypeIssues]
         o = first + tl.arange(0, ZEROS)
         tl.store(y + o, tl.zeros((ZEROS,), y.dtype.element_ty), mask=o < whole)
     rest = whole + tl.arange(0, VECTOR)  # of planes in smaller groups than the others, at last

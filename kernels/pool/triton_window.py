@@ -178,7 +178,7 @@ def rows_kernel(
     ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """vectors: in a pixel.  STRIDE_H is stride_h where ROWS > 1."""
-    MAXIMUM: tl.constexpr = NORM is None or NORM == "inf"
+    MAXIMUM: tl.constexpr = NORM is None or NORM == "inf"  # pyright: ignore[reportAssignmentType]
     pixel_size = vectors * VECTOR
     x_plane, y_plane = H * W * pixel_size, P * Q * pixel_size
     chunk = tl.program_id(1)
@@ -272,9 +272,9 @@ def taps_kernel(
 
     ALONG: the axis of TAPS.  A tile is [TAPS, BLOCK, VECTOR], or [VECTOR, BLOCK, TAPS] where lanes lie along taps.
     """
-    MAXIMUM: tl.constexpr = NORM is None or NORM == "inf"
-    tap_axes: tl.constexpr = (1, 2) if ALONG == 0 else (0, 1)
-    vector_axes: tl.constexpr = (0, 1) if ALONG == 0 else (1, 2)
+    MAXIMUM: tl.constexpr = NORM is None or NORM == "inf"  # pyright: ignore[reportAssignmentType]
+    tap_axes: tl.constexpr = (1, 2) if ALONG == 0 else (0, 1)  # pyright: ignore[reportAssignmentType]
+    vector_axes: tl.constexpr = (0, 1) if ALONG == 0 else (1, 2)  # pyright: ignore[reportAssignmentType]
     W = W // W_VECTOR * W_VECTOR
     pixel_size = vectors * VECTOR
     x_plane, y_plane = H * W * pixel_size, P * Q * pixel_size
@@ -429,9 +429,11 @@ def divisor(problem: Pooling) -> dict[str, Any]:
         elif p.count_include_pad:
             kind = "share" if p.op == "lp_pool2d" else "counted"
             counted = (p.h + ends[0], p.w + ends[1])
-    if kind == "counted" and windows_of(problem).kind == "whole":
-        p = problem
-        kind, value = "constant", min(p.r, counted[0] + p.padding[0]) * min(p.s, counted[1] + p.padding[1])
+        if kind == "counted" and windows_of(p).kind == "whole":
+            rows, columns = (
+                min(taps, end + pad) for taps, end, pad in zip((p.r, p.s), counted, p.padding, strict=True)
+            )
+            kind, value = "constant", rows * columns
     return {"DIVISOR": kind, "divisor": value, "counted_h": counted[0], "counted_w": counted[1]}
 
 
