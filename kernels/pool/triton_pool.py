@@ -13,7 +13,8 @@ FLOPs: one comparison or addition a tap, fewer where rows are shared; norm - 1 p
 from memory, y once, 8 an index; from L2 the rows that two programs share; from L1 each element S / stride times, R*S /
 stride² times for windows beyond 3x3.
 Limits: memory bandwidth, for 32 bits; the number of instructions for 16-bit elements, of which each has a load and a
-mask, for p-norms, and for large windows with a small stride.  It does not take channels_last arrays.
+mask, for p-norms, and for large windows with a small stride; the latency of a program's many loads where few large
+planes are pooled globally, since no two programs share a window.  It does not take channels_last arrays.
 """
 
 from __future__ import annotations

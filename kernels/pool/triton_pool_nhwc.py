@@ -12,7 +12,8 @@ FLOPs: one comparison or addition a tap, fewer where rows are shared; norm - 1 p
 from memory, y once, 8 an index; from L2 the rows that two programs share; from L1 each element S / stride times, R*S /
 stride² times for windows beyond 3x3.
 Limits: memory bandwidth; the number of instructions for p-norms, for large windows with a small stride, and where C is
-odd.  It does not take contiguous arrays.
+odd; the latency of a program's many loads where few channels of few images are pooled globally, since no two programs
+share a window.  It does not take contiguous arrays.
 """
 
 from __future__ import annotations
