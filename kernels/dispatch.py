@@ -27,8 +27,9 @@ ORDER = {
             "cupy_pool",
             "cupy_pool_separable",
             "cupy_unpool",
-            "triton_max_pool",
-            "triton_avg_pool",
+            "triton_pool_nhwc",
+            "triton_pool",
+            "triton_unpool",
         ),
         "rowwise": (
             "torch",

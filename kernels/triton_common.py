@@ -21,7 +21,7 @@ from triton.compiler import ASTSource
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from .arrays import has_gpu
-from .problem import DTYPES, Problem
+from .problem import SIZES, Problem
 from .strategy import StagedStrategy
 
 TYPES = {  # in Triton
@@ -186,7 +186,7 @@ def vector(problem: Problem, *sizes: int) -> int:
     >>> vector(problem, 1000), vector(problem, 1000, 28), vector(problem, 7)
     (8, 4, 1)
     """
-    return math.gcd(16 // DTYPES[problem.dtype], *sizes)
+    return math.gcd(16 // SIZES[problem.dtype], *sizes)
 
 
 def architecture() -> str | None:

@@ -42,7 +42,7 @@ CONV, DIRECT, DEPTHWISE, IM2COL, TMA, F2X3, F4X3, STEM = (
         "stem",
     )
 )
-MAX, AVG = (load(f"pool.triton_{name}") for name in ("max_pool", "avg_pool"))
+POOL, POOL_NHWC, UNPOOL = (load(f"pool.triton_{name}") for name in ("pool", "pool_nhwc", "unpool"))
 ROWS, ROW, ONLINE, LOSS = (
     load(f"rowwise.triton_{name}") for name in ("softmax_rows", "softmax_row", "softmax_online", "cross_entropy")
 )
@@ -103,10 +103,19 @@ CONFIGURED = [
     (F4X3, "--layout=channels_last --activation=gelu mb1ic20ih27iw29oc70kh3kw3ph1pw1"),
     (F4X3, "--allow-tf32 mb1ic17ih12iw13oc66kh3kw3ph1pw1"),
     (F4X3, "--dtype=float64 g2mb1ic6ih9oc34kh3"),
-    (MAX, "--op=max_pool2d --return-indices --layout=channels_last mb2ic35ih9kh3sh2ph1"),
-    (MAX, "--op=adaptive_max_pool2d --return-indices mb2ic37ih7oh1"),
-    (AVG, "--op=avg_pool2d --count-include-pad=false mb2ic35ih9kh3sh2ph1"),
-    (AVG, "--op=avg_pool2d --layout=channels_last mb1ic35ih5kh5ph2"),
+    (POOL, "--op=max_pool2d --return-indices mb2ic35ih9kh3sh2ph1"),
+    (POOL, "--op=avg_pool2d --count-include-pad=false mb2ic35ih9kh3ph1"),
+    (POOL, "--op=adaptive_max_pool2d --return-indices mb2ic37ih7oh1"),
+    (POOL, "--op=max_pool2d --dtype=float16 --return-indices mb1ic3ih24iw25kh6kw18sh5sw8ph2pw3"),
+    (POOL, "--op=sum_pool2d mb2ic3ih19iw23kh4kw5ph1pw2dh0dw1"),
+    (POOL_NHWC, "--op=max_pool2d --return-indices --layout=channels_last mb2ic35ih9kh3sh2ph1"),
+    (POOL_NHWC, "--op=avg_pool2d --dtype=float16 --layout=channels_last mb2ic24ih9kh3ph1"),
+    (POOL_NHWC, "--op=avg_pool2d --layout=channels_last mb1ic35ih5kh5ph2"),
+    (POOL_NHWC, "--op=adaptive_max_pool2d --dtype=float16 --return-indices --layout=channels_last mb2ic72ih7oh1"),
+    (POOL_NHWC, "--op=lp_pool2d --norm-type=2.5 --layout=channels_last mb2ic5ih9kh3sh2ph1"),
+    (UNPOOL, "--op=max_unpool2d mb3ic5ih7oh15"),
+    (UNPOOL, "--op=max_unpool2d --dtype=float16 mb1ic2ih40oh80"),
+    (UNPOOL, "--op=max_unpool2d --dtype=float16 --layout=channels_last mb2ic35ih7oh15"),
     (ROWS, "--op=softmax 33x130"),
     (ROWS, "--op=log_softmax --dtype=float16 --out-dtype=float32 --row-stride=80 21x77"),
     (ROWS, "--op=softmax --axis=1 3x300x17"),
@@ -301,23 +310,80 @@ def test_linear_of_nan_and_infinity(method, line, parts, monkeypatch):
     assert found.verdict == "PASSED", found.message
 
 
-# Small integers repeat, so that indices tell the first of equals; some windows hold nothing but -inf, or only NaN.
-# The whole plane as one window: its threads reduce it together.
+# Small integers repeat, so that indices tell the first of equals; some windows hold nothing but -inf, or only NaN, or
+# none of x.  Windows unrolled, looped over, adaptive, and the whole plane, which threads reduce together.
+MAXIMA = """
+--return-indices mb2ic3ih9kh3sh2ph1
+mb2ic3ih9kh3sh2ph1
+--return-indices mb2ic3ih9kh2ph3
+--return-indices mb2ic3ih9kh5sh2ph3
+--return-indices mb2ic9ih5kh5
+--return-indices mb2ic9ih5kh12sh6ph7
+--return-indices mb2ic8ih24kh20sh9ph9
+mb2ic9ih6oh1
+--return-indices mb2ic9ih7oh2
+--return-indices mb2ic9ih23oh1
+"""
+MAXIMA = [f"--op={'' if 'kh' in line else 'adaptive_'}max_pool2d {line}" for line in MAXIMA.strip().splitlines()]
+
+
+def pool_of(layout):
+    return POOL if layout == "contiguous" else POOL_NHWC
+
+
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
-@pytest.mark.parametrize(
-    "line",
-    [
-        "--op=max_pool2d --return-indices mb2ic3ih9kh3sh2ph1",
-        "--op=max_pool2d mb2ic3ih9kh3sh2ph1",
-        "--op=max_pool2d --return-indices mb2ic9ih5kh5",
-        "--op=adaptive_max_pool2d mb2ic9ih6oh1",
-        "--op=adaptive_max_pool2d --return-indices mb2ic9ih7oh2",
-    ],
-)
+@pytest.mark.parametrize("line", MAXIMA)
 def test_maximum_of_nan_and_infinity(line, layout):
     problem, arrays = planted(f"--layout={layout} {line}", x={NAN: 12, INF: 12, -INF: 60})
     arrays["x"][0, 0], arrays["x"][0, 1], arrays["x"][0, 2] = -INF, NAN, 2
-    found = judge(MAX, problem, arrays)
+    found = judge(pool_of(layout), problem, arrays)
+    assert found.verdict == "PASSED", found.message
+
+
+# Zeros are equal, whatever their sign: the first is taken as it is.  Of windows wholly negative but for zeros.
+@pytest.mark.parametrize(("layout", "dtype"), [("contiguous", "float32"), ("channels_last", "float16")])
+@pytest.mark.parametrize("line", MAXIMA)
+def test_the_first_of_zeros_keeps_its_sign(line, layout, dtype):
+    problem = parse(f"--dtype={dtype} --layout={layout} {line}").replace(return_indices=True)
+    shape, rng = problem.inputs()["x"], np.random.default_rng(0)
+    x = empty(shape, dtype, layout, "torch", (MACHINE.device, 0))
+    x.copy_(torch.from_numpy(rng.choice([-0.0, 0.0, -1.0], shape)))
+    y, indices = (
+        empty(problem.outputs()[name], kind, layout, "torch", (MACHINE.device, 0))
+        for name, kind in (("y", dtype), ("indices", "int64"))
+    )
+    values_only = problem.replace(return_indices=False)
+    again = torch.empty_like(y)
+    pool_of(layout).prepare(problem, MACHINE.device)([x], [y, indices])
+    pool_of(layout).prepare(values_only, MACHINE.device)([x], [again])
+    expected = x.flatten(2).gather(2, indices.flatten(2).clamp(min=0)).reshape(y.shape)
+    there = indices >= 0
+    for got in (y, again):
+        assert torch.equal(got[there], expected[there])
+        assert torch.equal(got[there].signbit(), expected[there].signbit())
+    assert 0 < y[there].signbit().sum() < there.sum() or y.numel() == problem.n * problem.c
+
+
+# Sums, roots and maxima of |x|.
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("window", ["mb2ic3ih9kh3sh2ph1", "mb2ic9ih7kh5sh2ph4", "mb2ic9ih6kh6"])
+@pytest.mark.parametrize("op", ["sum_pool2d", "avg_pool2d", "lp_pool2d --norm-type=1", "lp_pool2d --norm-type=inf"])
+def test_sum_of_nan_and_infinity(op, window, layout):
+    problem, arrays = planted(f"--op={op} --layout={layout} {window}", x={NAN: 2, INF: 4, -INF: 4})
+    found = judge(pool_of(layout), problem, arrays)
+    assert found.verdict == "PASSED", found.message
+
+
+# Indices of no output, before the plane and behind it, in 64 bits too; the last program's part is not whole.
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("line", ["mb2ic5ih4oh9", "mb1ic2ih35oh70", "mb70ic7ih3oh5"])
+def test_unpooling_leaves_out_indices_beyond_the_plane(line, layout):
+    problem = parse(f"--op=max_unpool2d --layout={layout} {line}")
+    arrays = integers(problem, seed=0).arrays
+    arrays["x"].flat[:4], arrays["x"][-1, -1, -1, -1] = (NAN, INF, -INF, -0.0), 3
+    beyond = (-1, problem.p * problem.q, 2**32, -(2**32), 2**62, -(2**63))
+    arrays["indices"].reshape(-1)[5 : 5 + len(beyond)] = beyond
+    found = judge(UNPOOL, problem, arrays)
     assert found.verdict == "PASSED", found.message
 
 
@@ -525,9 +591,6 @@ def test_split_products_keep_the_bound(strategy, line, kept, monkeypatch):
         (IM2COL, "--layout=channels_last mb2ic16ih7oc8kh3ph1"),
         (F2X3, "--bias g2mb2ic6ih7oc8kh3ph1"),
         (F4X3, "--layout=channels_last mb2ic6ih7oc8kh3ph1"),
-        (MAX, "--op=max_pool2d --return-indices mb2ic3ih9kh3sh2ph1"),
-        (MAX, "--op=adaptive_max_pool2d --return-indices --layout=channels_last mb2ic3ih9oh2"),
-        (AVG, "--op=avg_pool2d mb2ic3ih9kh3sh2ph1"),
         (ROWS, "--op=softmax --axis=1 3x20x7"),
         (ONLINE, "--op=softmax --axis=1 3x20x7"),
         (ONLINE, "--op=softmax --axis=0 6000x5"),
@@ -542,6 +605,7 @@ def test_indices_of_64_bits(strategy, line, monkeypatch):
         *("conv.triton_implicit_gemm", "conv.triton_direct", "conv.triton_depthwise", "conv.triton_stem"),
         *("conv.triton_im2col_gemm", "conv.triton_winograd", "pool.triton_window", "rowwise.triton_rows"),
         "gemm.triton_gemm",
+        *("conv.triton_im2col_gemm", "conv.triton_winograd", "rowwise.triton_softmax"),
     ):
         monkeypatch.setattr(sys.modules[f"gpucnn.kernels.{name}"], "wide", lambda _: True)
     problem = parse(line)
@@ -561,6 +625,25 @@ def mostly_zeros(shape):
     return torch.zeros(shape, dtype=torch.float16, device="cuda") if has_gpu() else torch.from_numpy(sparse(shape))
 
 
+# Planes in several chunks, the last of which is not whole: each has its base.
+@pytest.mark.parametrize(
+    "line",
+    ["max_pool2d --return-indices mb5ic3ih9kh3sh2ph1", "max_pool2d mb5ic3ih9kh5", "adaptive_avg_pool2d mb5ic2ih5oh1"],
+)
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_planes_in_chunks(layout, line, monkeypatch):
+    problem = parse(f"--op={line}", layout=layout)
+    window = sys.modules["gpucnn.kernels.pool.triton_window"]
+    monkeypatch.setattr(window, "LARGEST", 2 * window.plane_size(problem))
+    strategy = pool_of(layout)
+    assert strategy.plan(problem).grid[1] > 1
+    found = judge(strategy, problem)
+    assert found.verdict == "PASSED", found.message
+    monkeypatch.setattr(window, "LARGEST", window.plane_size(problem) - 1)
+    (reason,) = strategy.unsupported(problem, "cpu")
+    assert reason.startswith("Its offsets within a")
+
+
 # Three planes of 2**30 elements of which four each are read: their offsets do not fit into 32 bits.
 @pytest.mark.parametrize("op", ["", "--op=max_pool2d", "--op=avg_pool2d"])
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
@@ -569,7 +652,7 @@ def test_more_than_2_to_the_31_elements(op, layout, in_place):
     problem = parse(f"--dtype=float16 --layout={layout} {op} mb3ic1ih32768{filters}kh1sh16384")
     x = mostly_zeros((3, 1, 32768, 32768))
     x[:, :, ::16384, ::16384] = torch.arange(1, 13, device=MACHINE.device).reshape(3, 1, 2, 2)
-    strategies = {"conv2d": (CONV, DIRECT, DEPTHWISE), "max_pool2d": (MAX,), "avg_pool2d": (AVG,)}[problem.operation]
+    strategies = (CONV, DIRECT, DEPTHWISE) if problem.operation == "conv2d" else (pool_of(layout),)
     inputs = [x] if op else [x, torch.ones(1, 1, 1, 1, dtype=torch.float16, device=MACHINE.device)]
     for strategy in strategies:
         y = empty((3, 1, 2, 2), "float16", layout, "torch", (MACHINE.device, 0))
@@ -584,8 +667,8 @@ def test_more_than_2_to_the_31_elements(op, layout, in_place):
     [
         (CONV, "mb2050ic1oc1ih1024kh3ph1"),
         (CONV, "--layout=channels_last mb2050ic1oc1ih1024kh3ph1"),
-        (MAX, "--op=max_pool2d mb2050ic1ih1024kh3ph1"),
-        (AVG, "--op=sum_pool2d --layout=channels_last mb2050ic1ih1024kh3ph1"),
+        (POOL, "--op=max_pool2d mb2050ic1ih1024kh3ph1"),
+        (POOL_NHWC, "--op=sum_pool2d --layout=channels_last mb2050ic1ih1024kh3ph1"),
         (ROWS, "--op=softmax 2099200x1024"),
         (ROWS, "--op=softmax --axis=1 2050x1024x1024"),
         (ROW, "--op=softmax 2099200x1024"),
@@ -597,6 +680,7 @@ def test_the_last_outputs_of_more_than_2_to_the_31(strategy, line, in_place, mon
     problem = parse(f"--dtype=float16 {line}")
     plan = strategy.plan(problem)
     assert plan.arguments.get("WIDE") or strategy in (ROWS, ROW)  # whose offsets of rows are always of 64 bits
+    assert plan.arguments.get("WIDE") or plan.grid[1] > 1
     full, programs = (*plan.grid, 1, 1)[:3], 2
     dim, idx = builder.set_grid_dim, builder.set_grid_idx
     monkeypatch.setattr(builder, "set_grid_dim", lambda *_: dim(*full))
@@ -650,7 +734,7 @@ def test_bfloat16_is_rounded_to_nearest_even():
     problem = parse("--op=sum_pool2d --dtype=bfloat16 mb1ic1iw6kw2sw2")
     x = torch.tensor([1, 2**-8, 1 + 2**-7, 2**-8, 1 + 2**-7, 2**-7], dtype=torch.bfloat16, device=MACHINE.device)
     y = torch.empty(1, 1, 1, 3, dtype=torch.bfloat16, device=MACHINE.device)
-    AVG.prepare(problem, MACHINE.device)([x.reshape(1, 1, 1, 6)], [y])
+    POOL.prepare(problem, MACHINE.device)([x.reshape(1, 1, 1, 6)], [y])
     assert y.flatten().tolist() == [1, 1 + 2**-6, 1 + 2**-6]
 
 
@@ -726,12 +810,18 @@ FAULTS = [
     (F4X3, "1 / 8, -8, 1)", "1 / 8, 8, 1)", "mb1ic3ih7oc4kh3"),
     (F4X3, "group * pitch_t + o_t) * pitch_c", "o_t) * pitch_c", "g2mb1ic4ih7oc6kh3"),
     (F4X3, "columns[j][i]", "columns[i][j]", "mb1ic3ih7oc4kh3"),
-    (MAX, "value > best", "value >= best", "--op=max_pool2d --return-indices mb1ic3ih8kh3"),
-    (MAX, "(v < w_end)", "(v <= w_end)", "--op=max_pool2d mb1ic3ih8kh3ph1"),
-    (MAX, "(best == top)", "(best <= top)", "--op=max_pool2d --return-indices mb1ic3ih6kh6"),
-    (AVG, "(h >= 0)", "(h >= -1)", "--op=avg_pool2d mb2ic3ih8kh3ph1"),
+    (POOL, "value > best", "value >= best", "--op=max_pool2d --return-indices mb1ic3ih8kh3"),
+    (POOL, "(w0 + s < W)", "(w0 + s <= W)", "--op=max_pool2d mb1ic3ih8kh3ph1"),
+    (POOL, "r >= p * STRIDE_H + R", "r >= p * STRIDE_H + R - 1", "--op=sum_pool2d mb1ic3ih8kh3ph1"),
+    (POOL, "(tile * ROWS + p < P)", "(tile * ROWS + p <= P)", "--op=sum_pool2d mb1ic3ih7kh3ph1"),
+    (POOL, "tl.where(some, top", "tl.where(m, top", "--op=max_pool2d --return-indices mb1ic3ih4kh3ph4"),
+    (POOL, "line - plane * tiles_p", "line", "--op=max_pool2d mb2ic3ih8kh2sh2"),
+    (POOL, "(best == highest, at,", "(best <= highest, at,", "--op=max_pool2d --return-indices mb1ic3ih6kh6"),
+    (POOL, "(v < w_end)", "(v <= w_end)", "--op=max_pool2d mb1ic3ih8kh5ph2"),
+    (POOL, "(tap - r * S) * dilation_w", "tap - r * S", "--op=max_pool2d mb1ic3ih9kh3dh1"),
+    (POOL, "(o + 1) * size + outputs - 1", "(o + 1) * size", "--op=adaptive_avg_pool2d mb1ic3ih7oh3"),
     (
-        AVG,
+        POOL,
         "taps_between(w0, -pad_w, counted_w",
         "taps_between(w0, 0, counted_w",
         "--op=avg_pool2d mb1ic2ih6oh4kh3sh2ph1",
@@ -777,6 +867,18 @@ FAULTS = [
             ("bias + o_y % K", "bias + o_y // K", "--bias mb17ic3000oc40"),
         )
     ),
+    (POOL, "total *= R * S", "total *= 1", "--op=lp_pool2d mb1ic2ih7oh4kh2sh2"),
+    (POOL_NHWC, "(h0 + r >= 0)", "(h0 + r >= -1)", "--op=avg_pool2d --layout=channels_last mb2ic3ih8kh3ph1"),
+    (POOL_NHWC, "i - pixel * vectors", "i", "--op=max_pool2d --layout=channels_last mb1ic24ih8kh3"),
+    (POOL_NHWC, "c = c * VECTOR", "c = c", "--op=max_pool2d --layout=channels_last mb1ic24ih8kh5"),
+    (POOL_NHWC, "m & (tap < W)", "m & (tap <= W)", "--op=adaptive_avg_pool2d --layout=channels_last mb2ic3ih7oh1"),
+    (POOL_NHWC, "plane * y_plane + (tile", "(tile", "--op=sum_pool2d --layout=channels_last mb3ic3ih7kh3"),
+    (UNPOOL, "i // inputs * outputs", "0", "--op=max_unpool2d mb2ic3ih4oh8"),
+    (UNPOOL, "mask=i < group * inputs", "mask=i < inputs", "--op=max_unpool2d mb2ic3ih4oh8"),
+    (UNPOOL, "mask=rest < end", "mask=rest < end - 1", "--op=max_unpool2d mb1ic5ih4oh9"),
+    (UNPOOL, "(pixel < end)", "(pixel < end - 1)", "--op=max_unpool2d --layout=channels_last mb1ic3ih4oh9"),
+    (UNPOOL, "& (at < end)", "& (at < end - 1)", "--op=max_unpool2d --layout=channels_last mb1ic3ih4oh3"),
+    (UNPOOL, "image * inputs + i", "i", "--op=max_unpool2d --layout=channels_last mb2ic3ih4oh8"),
 ]
 
 

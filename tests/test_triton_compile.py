@@ -81,20 +81,38 @@ conv.triton_winograd_f4x3 mb64ic128ih28oc128kh3ph1
 conv.triton_winograd_f4x3 --allow-tf32 --layout=channels_last --padding-mode=constant --bias mb64ic128ih28oc128kh3ph1
 conv.triton_winograd_f4x3 --dtype=float64 --layout=channels_last --activation=tanh mb64ic128ih28oc128kh3ph1
 conv.triton_winograd_f4x3 --dtype=bfloat16 --padding-mode=replicate --activation=gelu mb65536ic64ih28oc64kh3ph1
-pool.triton_max_pool --op=max_pool2d --dtype=float16 --layout=channels_last mb8ic64ih112oh56kh3sh2ph1
-pool.triton_max_pool --op=max_pool2d --return-indices mb8ic64ih112oh56kh3sh2ph1
-pool.triton_max_pool --op=max_pool2d --dtype=float16 --layout=channels_last --return-indices mb8ic64ih112oh56kh3sh2ph1
-pool.triton_max_pool --op=max_pool2d --dtype=float64 mb8ic64ih112oh56kh3sh2ph1
-pool.triton_max_pool --op=max_pool2d --dtype=bfloat16 mb65536ic64ih112oh56kh3sh2ph1
-pool.triton_max_pool --op=adaptive_max_pool2d --return-indices mb8ic64ih112oh1
-pool.triton_avg_pool --op=avg_pool2d --dtype=float16 --layout=channels_last mb8ic64ih56kh2sh2
-pool.triton_avg_pool --op=avg_pool2d --count-include-pad=false mb8ic64ih56kh3ph1
-pool.triton_avg_pool --op=avg_pool2d --dtype=float64 mb8ic64ih56oh29kh3sh2ph1
-pool.triton_avg_pool --op=lp_pool2d --dtype=bfloat16 mb8ic64ih56kh2sh2
-pool.triton_avg_pool --op=lp_pool2d --norm-type=2.5 mb8ic64ih56kh2sh2
-pool.triton_avg_pool --op=avg_pool2d mb65536ic64ih112oh56kh3sh2ph1
-pool.triton_avg_pool --op=lp_pool2d --norm-type=2.5 --dtype=float64 mb65536ic64ih112oh56kh3sh2ph1
-pool.triton_avg_pool --op=adaptive_avg_pool2d --layout=channels_last mb8ic2048ih7oh1
+pool.triton_pool --op=max_pool2d --dtype=float16 mb32ic64ih112oh56kh3sh2ph1
+pool.triton_pool --op=max_pool2d --return-indices mb32ic64ih56kh3ph1
+pool.triton_pool --op=max_pool2d --dtype=float64 --return-indices mb32ic64ih56kh3ph1
+pool.triton_pool --op=max_pool2d --dtype=uint8 --return-indices mb32ic64ih56kh3sh2ph1
+pool.triton_pool --op=max_pool2d --dtype=bfloat16 mb65536ic64ih112oh56kh2sh2
+pool.triton_pool --op=avg_pool2d --count-include-pad=false mb32ic64ih56kh3ph1
+pool.triton_pool --op=avg_pool2d --dtype=float64 mb32ic64ih56oh29kh3sh2ph1
+pool.triton_pool --op=lp_pool2d --norm-type=2.5 mb32ic64ih56kh3ph1
+pool.triton_pool --op=lp_pool2d --norm-type=inf --dtype=bfloat16 mb32ic64ih56kh2sh2
+pool.triton_pool --op=max_pool2d --return-indices mb32ic512ih13kh5ph2
+pool.triton_pool --op=lp_pool2d --norm-type=2.5 --dtype=float64 mb32ic64ih28kh5ph2
+pool.triton_pool --op=max_pool2d --dtype=float16 --return-indices mb32ic64ih112kh18sh9
+pool.triton_pool --op=adaptive_max_pool2d --dtype=int32 --return-indices mb32ic512ih13oh6
+pool.triton_pool --op=adaptive_max_pool2d --return-indices mb32ic64ih112oh1
+pool.triton_pool --op=adaptive_avg_pool2d --dtype=float16 mb32ic2048ih7oh1
+pool.triton_pool_nhwc --op=max_pool2d --dtype=float16 --layout=channels_last mb32ic64ih112oh56kh3sh2ph1
+pool.triton_pool_nhwc --op=max_pool2d --dtype=bfloat16 --layout=channels_last --return-indices mb32ic64ih112oh56kh3sh2ph1
+pool.triton_pool_nhwc --op=max_pool2d --layout=channels_last --return-indices mb32ic64ih56kh3ph1
+pool.triton_pool_nhwc --op=max_pool2d --dtype=int8 --layout=channels_last --return-indices mb32ic64ih56kh3ph1
+pool.triton_pool_nhwc --op=max_pool2d --dtype=float64 --layout=channels_last --return-indices mb65536ic64ih112oh56kh3sh2ph1
+pool.triton_pool_nhwc --op=avg_pool2d --dtype=float16 --layout=channels_last mb32ic192ih28kh3ph1
+pool.triton_pool_nhwc --op=avg_pool2d --dtype=float16 --layout=channels_last mb32ic64ih56kh2sh2
+pool.triton_pool_nhwc --op=avg_pool2d --dtype=float16 --count-include-pad=false --layout=channels_last mb32ic192ih28kh3ph1
+pool.triton_pool_nhwc --op=lp_pool2d --norm-type=2.5 --dtype=float16 --layout=channels_last mb32ic64ih56kh3sh2ph1
+pool.triton_pool_nhwc --op=max_pool2d --dtype=float16 --layout=channels_last --return-indices mb32ic512ih13kh5ph2
+pool.triton_pool_nhwc --op=lp_pool2d --norm-type=3 --layout=channels_last mb32ic64ih28kh5ph2
+pool.triton_pool_nhwc --op=adaptive_avg_pool2d --dtype=float16 --layout=channels_last mb1ic2048ih7oh1
+pool.triton_pool_nhwc --op=adaptive_avg_pool2d --dtype=float64 --layout=channels_last mb32ic256ih13oh6
+pool.triton_pool_nhwc --op=adaptive_max_pool2d --dtype=uint8 --layout=channels_last --return-indices mb32ic512ih14oh1
+pool.triton_unpool --op=max_unpool2d mb32ic64ih56oh112
+pool.triton_unpool --op=max_unpool2d --dtype=float16 mb1ic64ih56oh113
+pool.triton_unpool --op=max_unpool2d --dtype=float16 --layout=channels_last mb32ic64ih56oh112
 rowwise.triton_softmax_rows --op=softmax --dtype=bfloat16 16384x1000
 rowwise.triton_softmax_rows --op=log_softmax --dtype=float16 16384x1001
 rowwise.triton_softmax_rows --op=softmax --dtype=float64 --out-dtype=bfloat16 --row-stride=1003 16384x1001
@@ -154,8 +172,11 @@ conv.triton_im2col_gemm --allow-tf32 --layout=channels_last mb64ic128ih28oc128kh
 conv.triton_im2col_gemm --dtype=float16 --layout=channels_last mb64ic256ih28oc256kh3ph1
 conv.triton_winograd_f2x3 mb64ic128ih28oc128kh3ph1
 conv.triton_winograd_f4x3 mb64ic128ih28oc128kh3ph1
-pool.triton_max_pool --op=max_pool2d --dtype=float16 --layout=channels_last mb8ic64ih112oh56kh3sh2ph1
-pool.triton_avg_pool --op=avg_pool2d --dtype=float16 --layout=channels_last mb8ic64ih56kh2sh2
+pool.triton_pool_nhwc --op=max_pool2d --dtype=float16 --layout=channels_last mb32ic64ih112oh56kh3sh2ph1
+pool.triton_pool_nhwc --op=max_pool2d --layout=channels_last --return-indices mb32ic64ih56kh3ph1
+pool.triton_pool_nhwc --op=avg_pool2d --dtype=float16 --layout=channels_last mb32ic64ih56kh2sh2
+pool.triton_pool_nhwc --op=lp_pool2d --norm-type=3 --layout=channels_last mb32ic64ih28kh5ph2
+pool.triton_pool_nhwc --op=adaptive_avg_pool2d --dtype=float16 --layout=channels_last mb1ic2048ih7oh1
 rowwise.triton_softmax_rows --op=softmax --dtype=bfloat16 16384x1000
 rowwise.triton_softmax_rows --op=softmax --axis=1 8x1000x28x28
 rowwise.triton_softmax_row --op=log_softmax 16384x32768
@@ -199,8 +220,12 @@ conv.triton_direct --bias mb1ic1ih16oc16kh1
 conv.triton_depthwise --bias g16mb1ic16ih16oc16kh1
 conv.triton_im2col_gemm --bias mb1ic1ih16oc16kh3ph1
 conv.triton_winograd_f2x3 --bias mb1ic1ih16oc16kh3ph1
-pool.triton_max_pool --op=max_pool2d --return-indices mb1ic1ih16kh2sh2
-pool.triton_avg_pool --op=avg_pool2d mb1ic1ih16kh2sh2
+pool.triton_pool --op=max_pool2d --return-indices mb1ic1ih16kh2sh2
+pool.triton_pool --op=adaptive_avg_pool2d mb1ic1ih16oh1
+pool.triton_pool_nhwc --op=avg_pool2d --layout=channels_last mb1ic4ih16kh2sh2
+pool.triton_pool_nhwc --op=max_pool2d --return-indices --layout=channels_last mb16ic16ih16kh4sh4
+pool.triton_unpool --op=max_unpool2d mb1ic1ih1oh16
+pool.triton_unpool --op=max_unpool2d --layout=channels_last mb1ic16ih16oh32
 rowwise.triton_softmax_rows --op=softmax 1x16
 rowwise.triton_softmax_rows --op=softmax --axis=1 1x16x16
 rowwise.triton_softmax_row --op=softmax 1x16
