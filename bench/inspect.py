@@ -41,6 +41,7 @@ PROBLEMS = (
     "--op=adaptive_avg_pool2d mb32ic2048ih7oh1",
     "--op=softmax --axis=1 256x1000",
     "--op=log_softmax --axis=1 256x1000",
+    "--op=cross_entropy 256x1000",
     "--op=linear mb32ic2048oc1000",
 )
 
