@@ -21,7 +21,7 @@ from typing import Any
 from ..cuda import CudaStrategy, Kernel, instance
 from ..problem import DTYPES, SOFTMAX_OPS, SoftmaxProblem
 from ..strategy import Budget
-from .rows import LINE_BYTES, MULTIPROCESSORS, cdiv, lead, power_of_two, sums, types, vector
+from .rows import LINE_BYTES, MULTIPROCESSORS, cdiv, power_of_two, sums, types, vector
 
 SOURCE = "rowwise/cupy_softmax_block.cu"
 THREADS = 1024  # the most of a block
@@ -116,7 +116,7 @@ class CupySoftmaxBlock(CudaStrategy):
             name=instance("softmax_row", *types(problem), values // v, rest > 0),
             grid=(outer,),
             block=(threads,),
-            scalars={"length": length, "row_stride": lead(problem)} | log_of,
+            scalars={"length": length, "row_stride": problem.lead()} | log_of,
             shared_bytes=rest * v * DTYPES[problem.dtype],
         )
         return [kernel]

@@ -27,7 +27,7 @@ from typing import Any
 from ..cuda import C_TYPES, CudaStrategy, Kernel, instance
 from ..problem import DTYPES, SOFTMAX_OPS, SoftmaxProblem
 from ..strategy import Budget
-from .rows import LINE_BYTES, cdiv, lead, parts_of, sums, types, vector
+from .rows import LINE_BYTES, cdiv, parts_of, sums, types, vector
 
 SOURCE = "rowwise/cupy_softmax_online.cu"
 THREADS = 256  # STREAM_THREADS in include/online.cuh
@@ -98,7 +98,7 @@ class CupySoftmaxOnline(CudaStrategy):
             shared_bytes = THREADS // 32 * chosen.lanes * chosen.columns * 2 * DTYPES[sums(problem)]
         else:
             name = instance("softmax_online_rows", *kinds)
-            scalars |= {"row_stride": lead(problem)}
+            scalars |= {"row_stride": problem.lead()}
             shared_bytes = 0
         starts = range(0, chosen.slots, chosen.group)
         ends = [min(start + chosen.group, chosen.slots) for start in starts]

@@ -19,7 +19,7 @@ from typing import Any
 from ..cuda import CudaStrategy, Kernel, instance
 from ..problem import DTYPES, SOFTMAX_OPS, SoftmaxProblem
 from ..strategy import Budget
-from .rows import MULTIPROCESSORS, cdiv, lead, types, vector, warps_of
+from .rows import MULTIPROCESSORS, cdiv, types, vector, warps_of
 
 SOURCE = "rowwise/cupy_softmax_warp.cu"
 WARPS = 4  # of a block, at most
@@ -78,7 +78,7 @@ class CupySoftmaxWarp(CudaStrategy):
         chosen = config or self.configs(problem)[0]
         lanes, values = chosen["lanes"], chosen["values"]
         rows, length, _ = problem.rows()
-        sizes = {"rows": rows, "length": length, "row_stride": lead(problem)}
+        sizes = {"rows": rows, "length": length, "row_stride": problem.lead()}
         log_of = {"log_of": int(problem.op == "log_softmax")}
         if lanes > 1:
             warps = warps_of(rows, 32 // lanes, WARPS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..cuda import C_TYPES
-from ..problem import DTYPES, SoftmaxProblem
+from ..problem import DTYPES
 
 # What the choice of a configuration counts with: an H100 or H200.
 MULTIPROCESSORS = 132
@@ -42,11 +42,6 @@ def types(problem: Any) -> tuple[str, str]:
 def sums(problem: Any) -> str:
     """The dtype of sums."""
     return "float64" if problem.dtype == "float64" else "float32"
-
-
-def lead(problem: SoftmaxProblem) -> int:
-    """Elements of x from one row to the next, where nothing lies behind the axis."""
-    return problem.row_stride or problem.rows()[1]
 
 
 def vector(problem: Any) -> int:
