@@ -33,8 +33,9 @@ struct Walk {
   }
 };
 
-// FILTER 0: any window, TP 1.  Else R = S = FILTER, both strides are STRIDE, every window has a tap in x, and a thread has
-// TP outputs below each other: it reduces the taps of a row of x once for all of them.  FILTER -1: tile.lanes threads share a window.
+// A thread has TP outputs below each other: it reduces the taps of a row of x once for all of them.  FILTER 0: any window;
+// TP 1 or, of a window whose rows have no gaps, more.  Else R = S = FILTER, both strides are STRIDE, and every window has
+// a tap in x.  FILTER -1: tile.lanes threads share a window.
 template <typename T, Reduction KIND, int FILTER, int STRIDE, int TP>
 __global__ void __launch_bounds__(256)
     pool_planes(const T* __restrict__ x, T* __restrict__ y, long long* __restrict__ indices, const Pool pool,
@@ -105,6 +106,21 @@ __global__ void __launch_bounds__(256)
             } else if (r > j * STRIDE && r - j * STRIDE < FILTER) {
               reduced[j].append(row);
             }
+          }
+        }
+      } else if constexpr (TP > 1) {
+        const Range across = window(cols, q);
+        const int taps = length(across), h0 = p * pool.stride_h - pool.pad_h;
+        const int h_end = min(h0 + (TP - 1) * pool.stride_h + pool.R, staged.h_end);
+        for (int h = max(h0, 0); h < h_end; ++h) {
+          Reducer<T, KIND> row;
+          const int line = h * pool.W + across.begin;
+#pragma unroll 4
+          for (int s = 0; s < taps; ++s) row.add(plane[line + s * across.step], line + s * across.step, pool);
+#pragma unroll
+          for (int j = 0; j < TP; ++j) {
+            const int r = h - h0 - j * pool.stride_h;
+            if (r >= 0 && r < pool.R) reduced[j].append(row);
           }
         }
       } else {

@@ -4,17 +4,17 @@ x (N,C,H,W) -> y (N,C,P,Q) and, where asked for, indices (N,C,P,Q), int64, flat 
 divisor, sums and p-norms; any window, stride, dilation and padding, and adaptive windows.
 
 contiguous    A block copies whole planes, or a band of rows of one, to shared memory and its outputs back, 16 bytes at
-              a time wherever planes and rows begin.  Windows of 2x2/2, 3x3/2 and 3x3/1 have loops of their own, in
-              which a thread has outputs below each other and reduces each row's taps once for all of them.  Where
-              windows are large and outputs few, lanes of a warp share a window.
+              a time wherever planes and rows begin.  A thread has up to four outputs below each other and reduces
+              the taps of each row once for all of them; windows of 2x2/2, 3x3/2 and 3x3/1 have loops of their own.
+              Where windows are large and outputs few, lanes of a warp share a window.
 channels_last A thread an output, neighbouring channels beside each other; where windows are large and outputs few,
               threads of a block share a window.
 So do contiguous planes of which one row of windows does not fit into shared memory, or of which most rows are not read.
 
 FLOPs: one comparison or addition a tap.  Bytes: x and y once; rows that two bands read come from L2 the second time.
-Limits: memory's bandwidth; with large overlapping windows the R*S reads of shared memory an output (see
-cupy_pool_separable); with 3x3/1 windows of 16-bit types the instructions of an output, about 60; with norms other than
-1, 2 and infinity powers in float64; channels_last loads of one element a thread (see cupy_pool_nhwc).
+Limits: memory's bandwidth; with large overlapping windows the reads of shared memory, S * (R + 3) / 4 an output at
+stride 1 (see cupy_pool_separable); with 3x3/1 windows of 16-bit types the instructions of an output, about 60; with
+norms other than 1, 2 and infinity powers in float64; channels_last loads of one element a thread (see cupy_pool_nhwc).
 CuPy compiles with -ftz=true: float32 and bfloat16 numbers below 2^-126 are equal to 0, and to each other, in maxima.
 """
 
@@ -38,6 +38,7 @@ STRIPS = {
     (3, 2): 2,
     (3, 1): 4,
 }  # (window, stride) -> outputs of a thread, for windows with a loop of their own
+STRIP = 4  # outputs of a thread, for any other windows of which most rows are another one's, too
 TILES = (24 << 10, 12 << 10, SHARED_BYTES)  # bytes of shared memory that a block should take
 LARGE = 32  # taps of a window that threads may share
 
@@ -54,12 +55,14 @@ def power_of_two(size: int) -> int:
 def strip(problem: Pooling) -> tuple[int, int, int]:
     """(FILTER, STRIDE, TP) of pool_planes where a thread has its windows to itself."""
     p = problem
-    if not isinstance(p, PoolProblem) or p.dilation != (1, 1) or reduction(p) == "POWERS":
+    if not isinstance(p, PoolProblem) or p.dilation[0] > 1 or reduction(p) == "POWERS":
         return 0, 1, 1
-    key, square = (p.r, p.stride[0]), p.r == p.s and p.stride[0] == p.stride[1]
+    key, square = (p.r, p.stride[0]), p.r == p.s and p.stride[0] == p.stride[1] and p.dilation[1] == 1
     axes = zip((p.h, p.w), (p.p, p.q), p.stride, p.padding, strict=True)
     inside = all(pad < p.r and (out - 1) * stride - pad < size for size, out, stride, pad in axes)
-    return (*key, STRIPS[key]) if square and inside and key in STRIPS else (0, 1, 1)
+    if square and inside and key in STRIPS:
+        return (*key, STRIPS[key])
+    return 0, 1, STRIP if 2 * p.stride[0] <= p.r else 1
 
 
 def side_by_side(problem: Pooling) -> bool:
