@@ -13,8 +13,10 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -708,8 +710,14 @@ def row(bug: Bug) -> str:
     return f"| {bug.what} | `{Path(bug.source).name}` | {' | '.join(found[check] or '–' for check in CHECKS)} |"
 
 
+def numbered_row(number: int) -> str:
+    return row(BUGS[number])
+
+
 def table() -> str:
-    rows = [row(bug) for bug in BUGS]
+    """Every bug's row; the processor's cores share them."""
+    with ProcessPoolExecutor(mp_context=get_context("fork")) as processes:
+        rows = list(processes.map(numbered_row, range(len(BUGS))))
     head = ["planted bug", "in", *CHECKS]
     return "\n".join([f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}", *rows])
 
