@@ -167,6 +167,7 @@ IMPLICIT_PIXELS = problem("conv.cupy_implicit_gemm", "mb3ic40oc20ih4kh1", tile=[
 POOL = problem("pool.cupy_pool", "--op=max_pool2d --return-indices mb2ic3ih19kh3sh2ph1")
 POOL_DILATED = problem("pool.cupy_pool", "--op=max_pool2d mb2ic3ih13kh3sh2dh1ph1")
 POOL_ADAPTIVE = problem("pool.cupy_pool", "--op=adaptive_max_pool2d mb1ic2ih40oh9")
+POOL_STRIPS = problem("pool.cupy_pool", "--op=sum_pool2d mb2ic3ih19kh5ph2")
 POOL_LANES = problem("pool.cupy_pool", "--op=sum_pool2d mb3ic5ih7kh7")
 POOL_BLOCK = problem("pool.cupy_pool", "--op=sum_pool2d --layout=channels_last mb1ic37ih9kh8")
 POOL_LAST = problem("pool.cupy_pool", "--op=max_pool2d --layout=channels_last mb2ic3ih9kh3sh2ph1")
@@ -586,6 +587,7 @@ BUGS = [
         UNPOOL_LAST,
     ),
     Bug("reads channels of the next pixel", UNPOOLING, "i % CHANNELS < channels ?", "true ?", UNPOOL_LAST),
+    Bug("a window has a row too many", PLANE_POOL, "r >= 0 && r < pool.R", "r >= 0 && r <= pool.R", POOL_STRIPS),
     # Winograd's.
     Bug("no barrier before sources are read", WINOGRAD_F2X3, "__syncthreads();  // `source`", "// `source`", F2X3),
     Bug("no barrier before the first chunk is read", WINOGRAD_F2X3, "__syncthreads();  // the first", "// the", F2X3),

@@ -41,6 +41,7 @@ PROBLEMS = [
     ("pool.cupy_pool", "--op=max_pool2d --return-indices mb2ic3ih13kh3sh2ph1"),
     ("pool.cupy_pool", "--op=avg_pool2d --dtype=float16 mb2ic3ih30iw31kh5kw4sh3sw3dh1dw0ph2pw1"),
     ("pool.cupy_pool", "--op=max_pool2d --dtype=int8 --return-indices mb2ic3ih14kh7sh5"),
+    ("pool.cupy_pool", "--op=max_pool2d --return-indices mb2ic3ih19iw17kh5kw4ph2pw1"),
     ("pool.cupy_pool", "--op=adaptive_max_pool2d --dtype=float16 --layout=channels_last mb2ic5ih9oh4"),
     ("pool.cupy_pool", "--op=max_pool2d --layout=channels_last mb2ic37ih9kh8"),
     ("pool.cupy_pool", "--op=adaptive_max_pool2d --return-indices mb1ic2ih120oh1"),
