@@ -53,8 +53,8 @@ STRATEGIES = (  # the folder's name, then the strategy's; in the order in which 
     "rowwise.numpy",
     "rowwise.cupy_softmax_warp",
     "rowwise.cupy_softmax_block",
-    "rowwise.cupy_softmax_online",
     "rowwise.cupy_softmax_cluster",
+    "rowwise.cupy_softmax_online",
     "rowwise.cupy_cross_entropy",
     "rowwise.triton_softmax_rows",
     "rowwise.triton_softmax_row",
@@ -63,9 +63,9 @@ STRATEGIES = (  # the folder's name, then the strategy's; in the order in which 
     "gemm.torch",
     "gemm.torch_compile",
     "gemm.numpy",
-    "gemm.triton_gemm",
     "gemm.cupy_gemm",
     "gemm.cupy_gemm_tiled",
+    "gemm.triton_gemm",
 )
 
 # Folder -> the operators that its strategies may compute.  No folder has an operator's name: Python would put the

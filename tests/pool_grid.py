@@ -13,6 +13,7 @@ from gpucnn.kernels.problem import (
     INTEGERS,
     LAYOUTS,
     SIZES,
+    AdaptivePoolProblem,
     PoolProblem,
     Problem,
     ProblemError,
@@ -23,8 +24,9 @@ from gpucnn.kernels.problem import (
 )
 from gpucnn.kernels.strategy import Strategy
 
-COUNT, FEW = 240, 60
+COUNT, FEW = 240, 90
 LEAST_SHARE = 0.2  # of the outputs have inputs in their windows
+MOST_TAPS = 100_000  # of a problem, for the interpreter's sake
 MOST_BYTES = 150  # in a window: the largest of more is the largest that there is, and outputs are all the same
 MOST_SPREAD = 8  # times its inputs are an unpooling's outputs: of more, nearly all are 0
 
@@ -51,8 +53,8 @@ WINDOWS: Space = {
     "layout": LAYOUTS,
     "n": (1, 2, 3),
     "channels": (1, 3, 8, 17, 32),
-    "size": ((5, 5), (8, 8), (7, 12), (13, 6), (16, 33), (1, 19)),
-    "window": ((1, 1), (2, 2), (3, 3), (4, 3), (5, 5), (7, 7), (13, 11), (1, 7), (7, 1)),
+    "size": ((5, 5), (8, 8), (7, 12), (13, 6), (11, 33), (1, 19)),
+    "window": ((1, 1), (2, 2), (3, 3), (4, 3), (5, 5), (7, 7), (9, 8), (1, 7), (7, 1)),
     "stride": ((1, 1), (2, 2), (1, 2), (3, 1)),
     "dilation": ((1, 1), (2, 2), (1, 3)),
     "padding": PADDINGS,
@@ -91,10 +93,10 @@ def around(padding: str, taps: int, dilation: int) -> tuple[int, int]:
     return kinds[padding]
 
 
-def share(outputs: int, size: int, taps: int, step: int, side: tuple[int, int], apart: int) -> float:
-    """What share of the outputs along an axis have a tap that meets an input, and not the padding alone."""
-    meet = [any(0 <= o * step - side[0] + tap * apart < size for tap in range(taps)) for o in range(outputs)]
-    return sum(meet) / outputs
+def met(outputs: int, size: int, taps: int, step: int, side: tuple[int, int], apart: int) -> list[frozenset[int]]:
+    """The inputs along an axis that each output's taps meet."""
+    places = ([o * step - side[0] + tap * apart for tap in range(taps)] for o in range(outputs))
+    return [frozenset(place for place in of_output if 0 <= place < size) for of_output in places]
 
 
 def window(values: Mapping[str, Any]) -> PoolProblem | None:
@@ -105,16 +107,21 @@ def window(values: Mapping[str, Any]) -> PoolProblem | None:
         output_size(*axis[:3], *side, axis[3], values["ceil"])
         for axis, side in zip(zip(size, taps, stride, dilation, strict=True), sides, strict=True)
     )
-    axes = zip((p, q), size, taps, stride, sides, dilation, strict=True)
-    if p < 1 or q < 1 or math.prod(share(*axis) for axis in axes) < LEAST_SHARE:
+    if p < 1 or q < 1:
+        return None
+    windows = [met(*axis) for axis in zip((p, q), size, taps, stride, sides, dilation, strict=True)]
+    full = math.prod(sum(map(bool, along)) / len(along) for along in windows)
+    same = p * q > 1 and values["n"] * values["channels"] == 1 and all(len(set(along)) == 1 for along in windows)
+    if full < LEAST_SHARE or same:
         return None
     try:
-        return parse(f"--op={values['pool']} mb1ic1ih1kh1", dtype=values["dtype"], layout=values["layout"]).replace(
+        found = parse(f"--op={values['pool']} mb1ic1ih1kh1", dtype=values["dtype"], layout=values["layout"]).replace(
             n=values["n"], c=values["channels"], h=size[0], w=size[1], p=p, q=q, r=taps[0], s=taps[1], stride=stride,
             dilation=dilation, padding=(sides[0][0], sides[1][0]), padding_end=(sides[0][1], sides[1][1]),
         )  # fmt: skip
     except ProblemError:
         return None
+    return found if found.n * found.c * found.p * found.q * found.r * found.s <= MOST_TAPS else None
 
 
 def planes(values: Mapping[str, Any]) -> Problem | None:
@@ -127,6 +134,8 @@ def planes(values: Mapping[str, Any]) -> Problem | None:
     found = found.replace(n=values["n"], c=values["channels"], **sizes)
     zeros = isinstance(found, UnpoolProblem) and found.p * found.q > MOST_SPREAD * found.h * found.w
     same = SIZES[found.dtype] == 1 and found.reduction_length() > MOST_BYTES
+    if isinstance(found, AdaptivePoolProblem) and found.n * found.c == 1 < found.p * found.q:
+        same |= all(len(set(along)) == 1 for along in found.windows())
     return None if zeros or same else found
 
 
