@@ -121,16 +121,16 @@ def test_readme_tables_are_those_of_the_records():
 
 
 def test_readme_code_runs():
-    """Line by line; where a line ends in a shape, that is what y has then."""
+    """Line by line; where a line ends in a shape, that is what its first name has then."""
     (program,) = blocks("README.md", "python")
     names: dict = {}
     shapes = 0
     for line in program.splitlines():
         exec(compile(line, "README.md", "exec"), names)
         if shape := re.search(r"# (\(\d[\d, ]+\))$", line):
-            assert str(names["y"].shape) == shape[1]
+            assert str(names[line.partition(" ")[0].rstrip(",")].shape) == shape[1]
             shapes += 1
-    assert shapes == 2
+    assert shapes == 4
 
 
 @pytest.fixture
