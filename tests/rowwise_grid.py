@@ -10,7 +10,7 @@ from grids import Grid, Space
 from gpucnn.kernels.problem import DTYPES, REDUCTIONS, SOFTMAX_OPS, CrossEntropyProblem, SoftmaxProblem
 from gpucnn.kernels.strategy import Strategy
 
-COUNT, FEW = 230, 100
+COUNT, FEW = 250, 100
 MOST_ELEMENTS = 40_000
 
 # Rows around a vector, a warp, a block and a power of two; not of one element, whose outputs are all the same.
