@@ -28,7 +28,7 @@ LAYOUTS = {"float32": "contiguous", "float16": "channels_last"}  # of the proble
 THREADS = 256  # of a block, where neither the file nor the command says how many
 
 # A typical layer of each operator: ResNet-50's where it has one, with a batch that fills a GPU.  A strategy that does
-# not compute its operator's first is compiled for the next that it does: a depthwise layer, a network's first.
+# not compute its operator's first is compiled for the next that it does: a depthwise layer, a network's first, long rows.
 PROBLEMS = (
     "mb32ic64ih56oc64oh56kh3ph1",
     "g128mb32ic128ih56oc128oh56kh3ph1",
@@ -39,7 +39,9 @@ PROBLEMS = (
     "--op=lp_pool2d mb32ic192ih28oh28kh3ph1",
     "--op=adaptive_max_pool2d mb32ic512ih14oh7",
     "--op=adaptive_avg_pool2d mb32ic2048ih7oh1",
+    "--op=max_unpool2d mb32ic64ih112oh224",
     "--op=softmax --axis=1 256x1000",
+    "--op=softmax --axis=1 256x131072",
     "--op=log_softmax --axis=1 256x1000",
     "--op=cross_entropy 256x1000",
     "--op=linear mb32ic2048oc1000",
