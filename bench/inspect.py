@@ -28,7 +28,8 @@ LAYOUTS = {"float32": "contiguous", "float16": "channels_last"}  # of the proble
 THREADS = 256  # of a block, where neither the file nor the command says how many
 
 # A typical layer of each operator: ResNet-50's where it has one, with a batch that fills a GPU.  A strategy that does
-# not compute its operator's first is compiled for the next that it does: a depthwise layer, a network's first, long rows.
+# not compute its operator's first is compiled for the next that it does: a depthwise layer, a network's first, a
+# softmax of long rows.
 PROBLEMS = (
     "mb32ic64ih56oc64oh56kh3ph1",
     "g128mb32ic128ih56oc128oh56kh3ph1",
