@@ -1,5 +1,4 @@
-"""What the CUDA C poolings share on the host: the fields of struct Pool, and which reduction a problem is,
-and how planes are cut.
+"""What the CUDA C poolings share on the host: the fields of struct Pool, a problem's reduction, and how planes are cut.
 
 The device's side is include/pool.cuh.
 """
