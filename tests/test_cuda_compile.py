@@ -235,16 +235,16 @@ LINES = {
     cupy_winograd_f4x3.strategy: WINOGRAD + WINOGRAD_DOUBLE,
     cupy_fft.strategy: FFT,
     cupy_pool.strategy: POOL,
+    cupy_pool_nhwc.strategy: POOL_NHWC,
     cupy_pool_separable.strategy: SEPARABLE,
     cupy_unpool.strategy: UNPOOL,
     cupy_softmax_warp.strategy: SOFTMAX_WARP,
     cupy_softmax_block.strategy: SOFTMAX_BLOCK,
-    cupy_softmax_online.strategy: SOFTMAX_ONLINE,
     cupy_softmax_cluster.strategy: SOFTMAX_CLUSTER,
+    cupy_softmax_online.strategy: SOFTMAX_ONLINE,
     cupy_cross_entropy.strategy: LOSS,
     cupy_gemm.strategy: GEMM,
     cupy_gemm_tiled.strategy: GEMM_TILED,
-    cupy_pool_nhwc.strategy: POOL_NHWC,
 }
 
 
