@@ -13,7 +13,7 @@ struct Band {
 };
 
 template <typename T, bool LAST, Reduction KIND>
-__global__ void __launch_bounds__(256)
+__global__ void __launch_bounds__(256, 4)
     pool_separable(const T* __restrict__ x, T* __restrict__ y, long long* __restrict__ indices, const Pool pool,
                    const Band band) {
   using A = typename Reducer<T, KIND>::A;
@@ -37,7 +37,7 @@ __global__ void __launch_bounds__(256)
     Reducer<T, KIND> reduced;
     const T* row = plane + h * pool.W * channels;
     const int first = h * pool.W + across.begin, step = across.step * channels;
-#pragma unroll 4
+#pragma unroll (KIND == POWERS ? 1 : 4)
     for (int s = 0; s < taps; ++s) reduced.add(row[s * step], first + s * across.step, pool);
     const int at = (h - read.begin) * blockDim.x + threadIdx.x;
     values[at] = reduced.value;

@@ -39,7 +39,8 @@ class TritonPoolNHWC(TritonPooling):
 
     def row_tiles(self, problem: Pooling, windows: Windows) -> list[dict[str, int]]:
         """Rows as they pay and registers hold their results, while all multiprocessors have work."""
-        counts = [rows for rows in row_counts(windows) if rows == 1 or rows * registers(problem) <= 32]
+        most = 16 if SIZES[problem.dtype] == 1 and problem.return_indices else 32  # bytes are widened, too
+        counts = [rows for rows in row_counts(windows) if rows == 1 or rows * registers(problem) <= most]
         each = max(1, 2 // vector_of(problem))
 
         def tile(rows: int, warps: int) -> dict[str, int]:
