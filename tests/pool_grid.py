@@ -27,7 +27,7 @@ from gpucnn.kernels.strategy import Strategy
 COUNT, FEW = 240, 90
 LEAST_SHARE = 0.2  # of the outputs have inputs in their windows
 MOST_TAPS = 100_000  # of a problem, for the interpreter's sake
-FEW_PLANES, MANY_BYTES = 3, 40  # with which all maxima may be the largest byte that there is
+FEW_PLANES, MANY_TAPS = 3, 40  # with which all maxima may be the same
 MOST_BYTES = 150  # in a window: the largest of more is the largest that there is, and outputs are all the same
 MOST_SPREAD = 8  # times its inputs are an unpooling's outputs: of more, nearly all are 0
 
@@ -114,7 +114,7 @@ def window(values: Mapping[str, Any]) -> PoolProblem | None:
     full = math.prod(sum(map(bool, along)) / len(along) for along in windows)
     planes = values["n"] * values["channels"]
     same = p * q > 1 and planes == 1 and all(len(set(along)) == 1 for along in windows)
-    same |= SIZES[values["dtype"]] == 1 and planes < FEW_PLANES and taps[0] * taps[1] > MANY_BYTES
+    same |= planes < FEW_PLANES and taps[0] * taps[1] > MANY_TAPS
     if full < LEAST_SHARE or same:
         return None
     try:
