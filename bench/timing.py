@@ -153,11 +153,11 @@ class GpuTimer:
         self._torch = torch
         cache_bytes = torch.cuda.get_device_properties(0).L2_cache_size
         self._flushed = torch.empty(2 * cache_bytes, dtype=torch.uint8, device="cuda")
-        self._stream = torch.cuda.Stream()
+        self.stream = torch.cuda.Stream()
         self._clock = sm_clock()
 
     def measure(self, calls: Sequence[Call], budget_s: float) -> Timing:
-        with self.on_stream(self._stream):
+        with self.on_stream(self.stream):
             method, launches = self.launches(calls)
             guard = _Guard(self._clock.low)
             cold, warm = self._cold(launches), lambda: self._time(launches[0])
@@ -168,15 +168,15 @@ class GpuTimer:
         )
 
     def split(self, parts: Sequence[Part], budget_s: float) -> dict[str, tuple[float, ...]]:
-        with self.on_stream(self._stream):
+        with self.on_stream(self.stream):
             for _, call in parts:
                 call()
-            self._stream.synchronize()
+            self.stream.synchronize()
             named = [(name, (self._captured([call]) or [call])[0]) for name, call in parts]
             return rounds(named, lambda: self._flushed.fill_(1), self._time, budget_s)
 
     def interleaved(self, subjects: Mapping[str, Sequence[Call]], budget_s: float) -> dict[str, Timing]:
-        with self.on_stream(self._stream):
+        with self.on_stream(self.stream):
             prepared = {name: self.launches(calls) for name, calls in subjects.items()}
             methods = {method for method, _ in prepared.values()}
             method = methods.pop() if len(methods) == 1 else "events"  # one way for all, or they cannot be compared
@@ -187,7 +187,7 @@ class GpuTimer:
         return {name: self._timing(method, cold_us, guards[name].discarded) for name, cold_us in taken.items()}
 
     def sample(self, call: Call) -> float:
-        with self.on_stream(self._stream):
+        with self.on_stream(self.stream):
             return self._time(call)
 
     def spin(self, us: float) -> Spin | None:
@@ -201,9 +201,10 @@ class GpuTimer:
         return lambda: self._torch.cuda._sleep(times * SLEEP_CYCLES)
 
     @contextlib.contextmanager
-    def on_stream(self, stream: Any) -> Iterator[None]:
-        """Whatever is launched within, by torch or by CuPy, goes to this stream of torch's."""
-        self._torch.cuda.synchronize()
+    def on_stream(self, stream: Any, wait: bool = True) -> Iterator[None]:
+        """Whatever is launched within, by torch or by CuPy, goes to this stream of torch's, after what runs now."""
+        if wait:
+            self._torch.cuda.synchronize()
         with self._torch.cuda.stream(stream), _cupy_stream(stream.cuda_stream):
             yield
 
@@ -211,7 +212,7 @@ class GpuTimer:
         """How the calls are launched, and the launches, warm: "graph" and replays, or "events" and the calls."""
         for call in calls:
             call()
-        self._stream.synchronize()
+        self.stream.synchronize()
         replays = self._captured(calls)
         return ("graph", replays) if replays else ("events", calls)
 
@@ -221,7 +222,7 @@ class GpuTimer:
         for call in calls:
             graph = self._torch.cuda.CUDAGraph()
             try:
-                with self._torch.cuda.graph(graph, stream=self._stream):
+                with self._torch.cuda.graph(graph, stream=self.stream):
                     call()
             except RuntimeError:
                 self._torch.cuda.synchronize()
@@ -251,11 +252,11 @@ class GpuTimer:
         """How long the host is at an eager launch, while the GPU has nothing else to do."""
         samples = []
         for _ in range(ENOUGH):
-            self._stream.synchronize()
+            self.stream.synchronize()
             start = now_ns()
             call()
             samples.append((now_ns() - start) / 1e3)
-        self._stream.synchronize()
+        self.stream.synchronize()
         return tuple(samples)
 
     def _timing(self, method: str, cold_us: tuple[float, ...], discarded: int, **more: Any) -> Timing:
