@@ -9,6 +9,7 @@ raw; on a GPU those that were taken while its clock was low are taken again, and
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import itertools
 import os
@@ -20,11 +21,12 @@ import numpy as np
 
 from .clocks import sm_clock
 from .records import Timing
-from .sampling import ENOUGH, Call, Part, Sample, in_turn, now_ns, rounds, two_runs
+from .sampling import Call, Part, Sample, collect, in_turn, now_ns, rounds, two_runs
 from .selftest import GpuSpin, HostSpin, Spin
 from .selftest import self_test as self_test
 
 QUEUEING_CYCLES = 100_000  # about 50 us of idling on the GPU, while the host queues what is to be timed
+LAUNCH_SHARE = 0.05  # of the budget, beside it: eager launches, where a graph is timed
 MOST_DISCARDED = 30  # samples of one measurement: a clock that stays low must not hold up the run
 HASHED_BYTES = 1 << 20  # takes the host about a millisecond
 SLEEP_CYCLES = 1_000_000  # takes a GPU about half a millisecond
@@ -162,7 +164,8 @@ class GpuTimer:
             guard = _Guard(self._clock.low)
             cold, warm = self._cold(launches), lambda: self._time(launches[0])
             taken = two_runs(guard.sampled(cold), guard.sampled(warm), budget_s)
-            launch_us = self._launch_us(calls[0])
+            launch = functools.partial(self._launch_us, calls[0])
+            launch_us = collect(launch, LAUNCH_SHARE * budget_s) if method == "graph" else ()
         return self._timing(
             method, taken.cold_us, guard.discarded, warm_us=taken.warm_us, second=taken.second, launch_us=launch_us
         )
@@ -248,16 +251,13 @@ class GpuTimer:
         end.synchronize()
         return start.elapsed_time(end) * 1e3
 
-    def _launch_us(self, call: Call) -> tuple[float, ...]:
+    def _launch_us(self, call: Call) -> float:
         """How long the host is at an eager launch, while the GPU has nothing else to do."""
-        samples = []
-        for _ in range(ENOUGH):
-            self.stream.synchronize()
-            start = now_ns()
-            call()
-            samples.append((now_ns() - start) / 1e3)
+        start = now_ns()
+        call()
+        end = now_ns()
         self.stream.synchronize()
-        return tuple(samples)
+        return (end - start) / 1e3
 
     def _timing(self, method: str, cold_us: tuple[float, ...], discarded: int, **more: Any) -> Timing:
         more = {"warm_us": (), **more}

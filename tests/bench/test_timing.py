@@ -297,9 +297,11 @@ def test_the_order_of_a_gpu_sample(captures, method, launch, gpu):
     assert events[:2] == ["call", "call"]  # to warm up, and to be captured
     sample = ["sleep", "event", launch, "event"]
     cold = ["flush", *sample] * ENOUGH
-    assert events[2:-ENOUGH] == [*cold, *sample * (1 + ENOUGH), *cold]
-    assert events[-ENOUGH:] == ["call"] * ENOUGH  # how long the host is at an eager launch
-    assert len(result.launch_us) == ENOUGH
+    timed = [*cold, *sample * (1 + ENOUGH), *cold]
+    assert events[2 : 2 + len(timed)] == timed
+    eager = events[2 + len(timed) :]  # how long the host is at an eager launch is a figure of its own beside a graph's
+    assert eager == ["call"] * len(result.launch_us)
+    assert len(eager) >= ENOUGH if captures else not eager
 
 
 def test_a_gpu_sample_takes_the_sets_of_arrays_in_turn(gpu):
