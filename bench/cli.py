@@ -15,13 +15,14 @@ import typer
 
 from ..kernels import __version__
 from . import UsageError, problems
-from .commands import bench, emulate, inspect, list, table, verify
+from .commands import bench, bitwise, emulate, inspect, list, table, verify
 from .console import tell
 
 COMMANDS = {
     "list": list.list_all,
     "bench": bench.bench,
     "verify": verify.verify,
+    "bitwise": bitwise.bitwise,
     "table": table.table,
     "inspect": inspect.inspect_kernels,
     "emulate": emulate.emulate_kernel,

@@ -10,7 +10,9 @@ import contextlib
 import difflib
 import sys
 from collections.abc import Callable, Collection, Iterator
+from typing import Annotated
 
+import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
 from rich.table import Column
@@ -32,6 +34,14 @@ def hush(quiet: bool) -> bool:
     global _quiet
     _quiet = quiet
     return quiet
+
+
+Quiet = Annotated[
+    bool,
+    typer.Option(
+        "--quiet", "-q", callback=hush, is_eager=True, help="Only warnings, errors and faults, and what scripts read."
+    ),
+]
 
 
 def say(message: str) -> None:
@@ -72,15 +82,17 @@ def one_of(option: str, values: Collection[str], allowed: Collection[str]) -> li
 
 
 @contextlib.contextmanager
-def progress(total: int, forecast: Forecast | None = None) -> Iterator[Callable[[str, str], None]]:
-    """Gives `advance(verdict, line)`, to be called when one of `total` jobs is done.
+def progress(
+    total: int, forecast: Forecast | None = None, faults: Collection[str] = FAULTS
+) -> Iterator[Callable[[str, str], None]]:
+    """Gives `advance(verdict, line)`, to be called when one of `total` jobs is done; `faults` are the bad verdicts.
 
-    On a terminal a bar below the lines of faults; elsewhere every line, counted; with --quiet the lines of faults alone.
+    On a terminal a bar below the lines of faults; elsewhere every line, counted; with --quiet those of faults alone.
     With a forecast, which is advanced here too, they say how much time is left.
     """
     screen = Console(stderr=True)
     if _quiet or not sys.stderr.isatty() or screen.is_dumb_terminal:
-        yield _lines(total, forecast)
+        yield _lines(total, forecast, faults)
         return
     columns = (
         BarColumn(min(BAR_WIDTH, screen.width // 4)),
@@ -97,14 +109,14 @@ def progress(total: int, forecast: Forecast | None = None) -> Iterator[Callable[
         def advance(verdict: str, line: str) -> None:
             if forecast is not None:
                 forecast.advance()
-            if verdict in FAULTS:
+            if verdict in faults:
                 bar.console.print(Text(line, "red"))
             bar.update(task, advance=1, description=line, done=bar.tasks[0].fields["done"] + 1)
 
         yield advance
 
 
-def _lines(total: int, forecast: Forecast | None) -> Callable[[str, str], None]:
+def _lines(total: int, forecast: Forecast | None, faults: Collection[str]) -> Callable[[str, str], None]:
     done = iter(range(1, total + 1))
 
     def advance(verdict: str, line: str) -> None:
@@ -113,7 +125,7 @@ def _lines(total: int, forecast: Forecast | None) -> Callable[[str, str], None]:
             forecast.advance()
         if not _quiet:
             tell(f"[{', '.join([f'{count}/{total}', *_left(forecast)])}] {line}")
-        elif verdict in FAULTS:
+        elif verdict in faults:
             tell(line)
 
     return advance

@@ -7,6 +7,7 @@ size, such as its time of sampling, is known beforehand.
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +15,8 @@ from typing import Any
 
 RATE_GFLOPS, BANDWIDTH_GBS = 100.0, 10.0  # of nothing in particular: only the ratio of weights counts
 LAUNCHES = 10  # of a job: validation, warm-up, the fewest samples
-INTERPRETED = 1000.0  # times slower than others, where nothing is known yet
+OVERHEAD_S = 0.01  # of a job, however small
+INTERPRETED = 1000.0  # times slower than others
 
 
 @dataclass(frozen=True)
@@ -22,13 +24,11 @@ class Cost:
     """What is known of a job beforehand.
 
     strategy  jobs of the same strategy are as slow as each other
-    weight    seconds that all of its launches would take at a common rate; 0 where it will not run
-    guess     how many times that it takes, before any job of its strategy is done
+    weight    seconds that it would take at a common rate; 0 where it will not run
     """
 
     strategy: str
     weight: float
-    guess: float = 1.0
 
 
 def cost(problem: Any, strategy: Any, device: str) -> Cost:
@@ -36,7 +36,8 @@ def cost(problem: Any, strategy: Any, device: str) -> Cost:
     if strategy.unsupported(problem, device):
         return Cost(strategy.name, 0.0)
     floor_s = max(problem.flops() / RATE_GFLOPS, problem.min_bytes() / BANDWIDTH_GBS) / 1e9
-    return Cost(strategy.name, LAUNCHES * floor_s, INTERPRETED if device not in strategy.devices else 1.0)
+    slower = 1.0 if device in strategy.devices else INTERPRETED
+    return Cost(strategy.name, OVERHEAD_S + LAUNCHES * floor_s * slower)
 
 
 @dataclass
@@ -52,9 +53,7 @@ class Forecast:
     budget_s: float | None = None
     clock: Callable[[], float] = time.monotonic
     done: int = field(default=0, init=False)
-    _spent_s: dict[str, float] = field(
-        default_factory=dict, init=False
-    )  # strategy -> seconds of its jobs that are done
+    _spent_s: dict[str, float] = field(default_factory=dict, init=False)  # strategy -> seconds of its done jobs
     _weights: dict[str, float] = field(default_factory=dict, init=False)  # strategy -> their weights
 
     def __post_init__(self) -> None:
@@ -77,7 +76,7 @@ class Forecast:
             return 0.0
         if not self._weights:
             return in_budget_s
-        common = sum(self._spent_s.values()) / sum(self._weights.values())
+        common = statistics.median(self._spent_s[strategy] / weight for strategy, weight in self._weights.items())
         expected = [self._expected_s(cost, common) for cost in self.costs[self.done :]]
         left_s = max(0.0, expected[0] - (now - self._last)) + sum(expected[1:])
         return left_s if in_budget_s is None else min(left_s, in_budget_s)
@@ -86,7 +85,7 @@ class Forecast:
         if not cost.weight:
             return 0.0
         known = self._weights.get(cost.strategy)
-        slowness = self._spent_s[cost.strategy] / known if known else common * cost.guess
+        slowness = self._spent_s[cost.strategy] / known if known else common
         return self.fixed_s + slowness * cost.weight
 
 

@@ -24,7 +24,9 @@ NARROWER = {  # than the folder: entry -> operators
     **{f"rowwise.triton_softmax_{kind}": _SOFTMAX for kind in ("rows", "row", "online")},
     **dict.fromkeys(("rowwise.cupy_cross_entropy", "rowwise.triton_cross_entropy"), ("cross_entropy",)),
 }
-ARCHS = dict.fromkeys(("conv.triton_implicit_gemm_tma", "rowwise.cupy_softmax_cluster"), ("sm_90",))
+ARCHS: dict[str, tuple[str, ...]] = dict.fromkeys(
+    ("conv.triton_implicit_gemm_tma", "rowwise.cupy_softmax_cluster"), ("sm_90",)
+)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from typing import Annotated
 import typer
 
 from .. import UsageError, records, report, runner
-from ..console import output, progress, say, warn
+from ..console import Quiet, output, progress, say, tell, warn
+from ..forecast import Forecast, cost
 from ..machine import host_cache_bytes
 from ..options import (
     Batches,
@@ -50,8 +51,11 @@ def bench(
         ),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with --out; what it has is not repeated.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Validate strategies, time those that are right, record and tabulate the results.
+
+    With --quiet stdout has one line, the path of the records, and stderr what FAILED or is MISTRUSTED.
 
     Examples:
 
@@ -75,7 +79,9 @@ def bench(
         say(f"Recording to {path}" + (f"; {len(jobs) - len(left)} of {len(jobs)} are there already" if resume else ""))
         ended, code = "The time is spent", 0
         try:
-            with progress(len(left)) as advance:
+            costs = [cost(job.problem, job.strategy, machine.device) for job in left]
+            forecast = Forecast(costs, runner.MEASUREMENT_S if time_budget is None else 0.0, time_budget)
+            with progress(len(left), forecast) as advance:
                 for record in runner.bench(left, machine, timer, seed, time_budget):
                     writer.append(record)
                     advance(record.verdict, _record_line(record))
@@ -86,10 +92,13 @@ def bench(
     recorded = list(records.read(path, warn))
     done = len({job.key(machine, seed) for job in jobs} & {record.key for record in recorded})
     if done < len(jobs):
-        say(f"{ended}: {done} of {len(jobs)} are recorded.  Go on with: {_resume_command(path)}")
+        tell(f"{ended}: {done} of {len(jobs)} are recorded.  Go on with: {_resume_command(path)}")
     if code:
         raise typer.Exit(code)
-    report.show(report.grids(records.frame(recorded)), output())
+    if quiet:
+        print(path)
+    else:
+        report.show(report.grids(records.frame(recorded)), output())
     if any(record.verdict in FAULTS for record in recorded):
         raise typer.Exit(1)
 
