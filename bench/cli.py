@@ -15,7 +15,7 @@ import typer
 
 from ..kernels import __version__
 from . import UsageError, problems
-from .commands import bench, bitwise, emulate, inspect, list, table, verify
+from .commands import bench, bitwise, doctor, emulate, inspect, list, table, verify
 from .console import tell
 
 COMMANDS = {
@@ -26,6 +26,7 @@ COMMANDS = {
     "table": table.table,
     "inspect": inspect.inspect_kernels,
     "emulate": emulate.emulate_kernel,
+    "doctor": doctor.doctor,
 }
 
 app = typer.Typer(

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 
 from .arrays import architecture, has_gpu
-from .strategy import FAMILIES, foreign
+from .strategy import FAMILIES, foreign, load
 
 _MOST_POOLS = FAMILIES["pool"][:-1]  # all but unpooling
 _SOFTMAX = ("softmax", "log_softmax")
@@ -51,6 +51,7 @@ _BACKENDS = {
 class Outline:
     """The attributes of a `Strategy` that say what it computes and where, and what it needs for that."""
 
+    entry: str
     name: str
     operations: tuple[str, ...]
     devices: tuple[str, ...]
@@ -64,17 +65,18 @@ class Outline:
 
     def lacks(self, device: str) -> list[str]:
         """What `Strategy.lacks` says of it."""
-        reasons = []
         if self.name.startswith("cupy_"):
+            if device == "cuda":  # CuPy knows where CUDA's libraries are, and is there or quickly not
+                return load(self.entry).lacks(device)
             from .cuda import CudaStrategy
 
-            reasons = CudaStrategy().lacks(device)
-        elif self.name.startswith("triton_") and device == "cpu" and has_gpu():
+            return CudaStrategy().lacks(device)  # the emulator has the libraries
+        if self.name.startswith("triton_") and device == "cpu" and has_gpu():
             from .triton_host import COMPILED
 
-            reasons = [COMPILED]
-        arch = architecture() if device == "cuda" and self.archs else None
-        return reasons or (foreign(self.archs, arch) if arch else [])
+            return [COMPILED]
+        arch = architecture() if device == "cuda" else None
+        return foreign(self.archs, arch) if arch else []
 
 
 def outline(entry: str) -> Outline:
@@ -86,6 +88,7 @@ def outline(entry: str) -> Outline:
     family, name = entry.split(".")
     backend = _BACKENDS[name if name in _BACKENDS else name.partition("_")[0]]
     return Outline(
+        entry,
         name,
         NARROWER.get(entry, FAMILIES[family]),
         backend.devices,
