@@ -286,9 +286,8 @@ def test_zfnet_has_the_sizes_of_the_papers_figure():
 
 
 # LeNet-5: C1, C3 and C5, which the paper calls a convolution too.  ResNet-50: 1 + 3 x (3 + 4 + 6 + 3) + 4 projections.
-# GoogLeNet: Abdelouahab et al., "Accelerating CNN inference on FPGAs: a survey", 2018, table of models, and their
-# https://github.com/KamelAbdelouahab/CNN-Workload.  DenseNet-121: its name, less the classifier.  MobileNetV2: 17
-# bottlenecks, of which the first has no expansion, and two convolutions around them.  VGG's model A: its table 1.
+# GoogLeNet: https://github.com/KamelAbdelouahab/CNN-Workload, README.md.  DenseNet-121: its name, less the classifier.
+# MobileNetV2: 17 bottlenecks, the first without expansion, and two convolutions around them.  VGG's model A: its table 1.
 @pytest.mark.parametrize(
     ("name", "count"),
     [
@@ -312,8 +311,7 @@ def test_number_of_convolutions(name, count):
 
 
 # Sze, Chen, Yang, Emer, "Efficient processing of deep neural networks: a tutorial and survey", 2017, table II: millions
-# of multiply-adds in convolutions and in linear layers, and the digit to which each is rounded there.  Its GoogLeNet
-# (1.43 G) is not the paper's table; Abdelouahab et al. (above) have 1.58 G and 1.02 M.
+# of multiply-adds in convolutions and in linear layers, and the digit to which each is rounded there.  GoogLeNet: as above.
 @pytest.mark.parametrize(
     ("name", "kind", "millions", "digit"),
     [
@@ -402,23 +400,34 @@ def test_parameters_are_the_published_ones(name):
     assert total == PARAMETERS[name]
 
 
-# conv_problems.h, its three sets: rows, and GFLOP over all of them, from W, H, C, N, K, S, R, padding and stride there.
+# conv_problems.h, its three sets: rows; GFLOP of all; each column added up: w, h, c, n, k, s, r, pad_w, pad_h, wstride,
+# hstride.
 DEEPBENCH = {
-    "deepbench_training": (94, 562.504),
-    "deepbench_server": (107, 86.883),
-    "deepbench_device": (16, 1.824),
+    "deepbench_training": (94, 562.504, (9852, 4329, 33602, 1208, 35968, 306, 226, 52, 52, 126, 126)),
+    "deepbench_server": (107, 86.883, (11093, 4862, 38053, 161, 38608, 333, 273, 69, 69, 142, 142)),
+    "deepbench_device": (16, 1.824, (483, 483, 8960, 16, 10368, 18, 18, 1, 1, 21, 21)),
 }
 
 
 @pytest.mark.parametrize("suite", DEEPBENCH)
-def test_deepbench_has_every_row_once(suite):
+def test_deepbench_has_every_row(suite):
     found = problems(suite)
-    count, gflop = DEEPBENCH[suite]
-    assert sum(problem.count for problem in found) == count
-    assert round(sum(problem.flops() * problem.count for problem in found) / 1e9, 3) == gflop
-    rows = [int(layer_name(problem).removeprefix(f"{suite}:")) for problem in found]
+    count, gflop, columns = DEEPBENCH[suite]
+    assert sum(p.count for p in found) == count
+    assert round(sum(p.flops() * p.count for p in found) / 1e9, 3) == gflop
+    rows = [
+        (p.w, p.h, p.c, p.n, p.k, p.s, p.r, *p.padding[::-1], *p.stride[::-1]) for p in found for _ in range(p.count)
+    ]
+    assert tuple(map(sum, zip(*rows, strict=True))) == columns
+    assert all(w >= h and s >= r for w, h, _, _, _, s, r, *_ in rows)  # so it is in every row
+
+
+@pytest.mark.parametrize("suite", DEEPBENCH)
+def test_deepbench_is_named_by_row(suite):
+    rows = [int(layer_name(problem).removeprefix(f"{suite}:")) for problem in problems(suite)]
     assert rows == sorted(set(rows))
-    assert rows[-1] < count
+    assert rows[0] == 0
+    assert rows[-1] < DEEPBENCH[suite][0]
 
 
 def test_deepbench_has_the_rows_of_its_readme():
@@ -604,20 +613,20 @@ def test_padding_that_is_called_the_same_or_causal_keeps_the_size():
 def test_stride_is_the_whole_grid():
     strides = (1, 2, 3, 4)
     assert problems("stride") == [
-        *[conv(56, r, stride=s, rows=r // 2) for r in (1, 3, 5, 7) for s in strides],
-        *[conv(56, 3, stride=(down, across), rows=1) for down in strides for across in strides if down != across],
-        *[conv(56, r, stride=r) for r in (2, 4, 7, 8, 14)],
-        *[conv(56, r, stride=s) for r in (2, 3) for s in (5, 8)],
+        *[conv(56, r, stride=s, rows=r // 2, n=8) for r in (1, 3, 5, 7) for s in strides],
+        *[conv(56, 3, stride=(down, across), rows=1, n=8) for down in strides for across in strides if down != across],
+        *[conv(56, r, stride=r, n=8) for r in (2, 4, 7, 8, 14)],
+        *[conv(56, r, stride=s, n=8) for r in (2, 3) for s in (5, 8)],
     ]
 
 
 def test_dilation_is_the_whole_grid():
     """DeepLabv3: rates 6, 12 and 18 where the output has a sixteenth of the input's size; 2048 channels to 256."""
     assert [problem.unnamed() for problem in problems("dilation")] == [
-        *[conv(56, r, rows=r // 2 * d, dilation=d) for r in (3, 5, 7) for d in (1, 2, 3, 4, 6, 8)],
-        *[conv(56, 3, dilation=d) for d in (2, 4, 8, 16, 27)],
-        *[conv(56, 3, rows=dh, cols=dw, dilation=(dh, dw)) for dh in (1, 2, 4) for dw in (1, 2, 4) if dh != dw],
-        *[conv(56, 3, stride=2, rows=d, dilation=d) for d in (2, 3, 4)],
+        *[conv(56, r, rows=r // 2 * d, dilation=d, n=8) for r in (3, 5, 7) for d in (1, 2, 3, 4, 6, 8)],
+        *[conv(56, 3, dilation=d, n=8) for d in (2, 4, 8, 16, 27)],
+        *[conv(56, 3, rows=dh, cols=dw, dilation=(dh, dw), n=8) for dh in (1, 2, 4) for dw in (1, 2, 4) if dh != dw],
+        *[conv(56, 3, stride=2, rows=d, dilation=d, n=8) for d in (2, 3, 4)],
         *[conv(33, 3, rows=d, dilation=d, n=1, c=2048, k=256) for d in (6, 12, 18)],
     ]
 
