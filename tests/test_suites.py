@@ -632,7 +632,7 @@ def test_dilation_is_the_whole_grid():
 
 
 def test_groups_is_the_whole_grid():
-    wide = {"c": 256, "k": 256}
+    wide = {"n": 8, "c": 256, "k": 256}
     assert problems("groups") == [
         *[conv(28, r, rows=r // 2, groups=g, **wide) for r in (1, 3) for g in (1, 2, 4, 8, 32, 256)],
         *[
@@ -641,9 +641,9 @@ def test_groups_is_the_whole_grid():
             for s in (1, 2)
             if (r, s) != (3, 1)
         ],
-        *[conv(28, r, rows=r // 2, groups=256, c=256, k=512) for r in (3, 5, 7)],
-        *[conv(28, 3, rows=1, groups=4, c=4 * c, k=4 * c) for c in (3, 5, 12, 20, 33, 65)],
-        *[conv(28, 3, rows=1, groups=4, c=4 * c, k=4 * k) for c, k in ((1, 33), (33, 1), (12, 20), (20, 12))],
+        *[conv(28, r, rows=r // 2, groups=256, n=8, c=256, k=512) for r in (3, 5, 7)],
+        *[conv(28, 3, rows=1, groups=4, n=8, c=4 * c, k=4 * c) for c in (3, 5, 12, 20, 33, 65)],
+        *[conv(28, 3, rows=1, groups=4, n=8, c=4 * c, k=4 * k) for c, k in ((1, 33), (33, 1), (12, 20), (20, 12))],
     ]
 
 
