@@ -26,7 +26,8 @@ from . import UsageError
 if TYPE_CHECKING:
     import pandas as pd
 
-SCHEMA = 2
+SCHEMA = 3
+RESULTS = Path("results")
 VERDICTS = ("PASSED", "FAILED", "SKIPPED", "UNSUPPORTED", "MISTRUSTED")
 FAULTS = ("FAILED", "MISTRUSTED")
 
@@ -50,13 +51,29 @@ class Accuracy:
 class Timing:
     """Raw samples in microseconds.  `method`: "host", "graph" (CUDA graph replay) or "events" (eager launches).
 
-    stages_us  where a launch has several stages: of each of them, run one after the other on caches that were cold
+    stages_us      where a launch has several stages: of each of them, run one after the other on caches that were cold
+    second         cold_us from here on are of a second run, some time after the first; 0 where there was only one
+    discarded      samples taken again, for the GPU's clock was low
+    flushed_bytes  what was written before each cold sample, so that no cache holds anything of the launch
+    nvbench_us     cold samples of the same launch by NVBench; none where it was not asked
     """
 
     method: str
     cold_us: tuple[float, ...]
     warm_us: tuple[float, ...]
     stages_us: dict[str, tuple[float, ...]]
+    second: int = 0
+    discarded: int = 0
+    flushed_bytes: int = 0
+    nvbench_us: tuple[float, ...] = ()
+
+    @property
+    def noise(self) -> float:
+        """How far the medians of the two runs lie apart, relative to the first; NaN where there was only one."""
+        if not 0 < self.second < len(self.cold_us):
+            return math.nan
+        first, again = self.cold_us[: self.second], self.cold_us[self.second :]
+        return abs(quartiles(again)[1] / quartiles(first)[1] - 1)
 
 
 @dataclass(frozen=True)
@@ -99,6 +116,7 @@ class Record:
     """One strategy on one problem.  Only PASSED has a timing; only what was computed has an accuracy.
 
     algorithm  what the vendor's library ran, where that can be known
+    spent_s    what the record cost: the step -> seconds
     """
 
     schema: int
@@ -116,6 +134,7 @@ class Record:
     timing: Timing | None
     work: Work
     provenance: Provenance
+    spent_s: dict[str, float] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.verdict not in VERDICTS:
@@ -146,13 +165,27 @@ def _plain(value: Any) -> Any:
 
 
 def from_json(line: str) -> Record:
-    """The inverse of `to_json`; ValueError that names the field where the line is no record of this schema."""
+    """The inverse of `to_json`, of older schemas too; ValueError that names the field where the line is no record."""
     value = json.loads(line)
     if not isinstance(value, dict) or "schema" not in value:
         raise ValueError("this is no record: it has no field 'schema'")
-    if value["schema"] != SCHEMA:
-        raise ValueError(f"schema is {value['schema']!r}; this version of gpucnn reads {SCHEMA}")
-    return _typed(value, Record, "record")
+    if value["schema"] not in range(1, SCHEMA + 1):
+        raise ValueError(f"schema is {value['schema']!r}; this version of gpucnn reads 1 to {SCHEMA}")
+    return _typed(_upgraded(value), Record, "record")
+
+
+def _upgraded(value: dict[str, Any]) -> dict[str, Any]:
+    """A record of an older schema as one of this: what it did not hold is missing, or was not done."""
+    value = dict(value)
+    if value["schema"] == 1:
+        value |= {"schema": 2, "algorithm": None}
+        if isinstance(value.get("timing"), dict):
+            value["timing"] = {**value["timing"], "stages_us": {}}
+    if value["schema"] == 2:
+        value |= {"schema": 3, "spent_s": {}}
+        if isinstance(value.get("timing"), dict):
+            value["timing"] = {**value["timing"], "second": 0, "discarded": 0, "flushed_bytes": 0, "nvbench_us": []}
+    return value
 
 
 def _typed(value: Any, kind: Any, name: str) -> Any:
@@ -248,7 +281,8 @@ def load(path: str | Path) -> pd.DataFrame:
 
     Columns: those of `Record`, `Accuracy`, `Timing`, `Work` and `Provenance`; of the cold samples `time_us` (their
     median), `q1_us`, `q3_us` and `n`; of the warm ones `warm_time_us`; of the stages' `stage_times_us`, a dict of
-    medians; and `label`, the problem's name, or else its shortest text.  What a record does not have is missing there.
+    medians; `noise`, how far the medians of the two cold runs lie apart; and `label`, the problem's name, or else its
+    shortest text.  What a record does not have is missing there.
     """
     return frame(read(Path(path)))
 
@@ -272,6 +306,7 @@ def _row(record: Record) -> dict[str, Any]:
         "q1_us": q1_us,
         "q3_us": q3_us,
         "n": len(cold_us),
+        "noise": math.nan if record.timing is None else record.timing.noise,
         "warm_time_us": quartiles(warm_us)[1],
         "stage_times_us": {name: quartiles(samples)[1] for name, samples in (row["stages_us"] or {}).items()},
     }

@@ -9,12 +9,13 @@ import itertools
 import math
 import shlex
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from ..kernels.emulator import ORDERS, options
 from ..kernels.problem import SIZES, Problem, Shape
-from ..kernels.strategy import STRATEGIES, Strategy, strategies
+from ..kernels.strategy import STRATEGIES, Strategy, family_of, load, strategies
 from . import UsageError, vendor
 from .buffers import Subject
 from .machine import Machine, choose_device, host_free_bytes
@@ -35,10 +36,16 @@ class DeviceLost(Exception):
 
 @dataclass(frozen=True)
 class Job:
-    """One strategy on one problem."""
+    """One strategy on one problem.  `file`: where a person's own strategy stands."""
 
     problem: Problem
     strategy: Strategy
+    file: str | None = None
+
+    @property
+    def entry(self) -> str:
+        """What `kernels.strategy.load` takes."""
+        return self.file or f"{family_of(self.problem.operation)}.{self.strategy.name}"
 
     def key(self, machine: Machine, seed: int) -> Key:
         """The key of the record that this job makes."""
@@ -48,11 +55,16 @@ class Job:
 def plan(problems: Sequence[Problem], patterns: Sequence[str], device: str) -> list[Job]:
     """Every problem with the strategies whose names match a pattern; without patterns, with those of the device.
 
+    A pattern that ends in .py is a file with a person's own strategy.
+
     A strategy that is named need not support the problem or the device: its record then says why not.  Raises
     UsageError for a pattern that matches nothing.
     """
     known = dict.fromkeys(entry.split(".")[1] for entry in STRATEGIES)
+    own = {pattern: _own(pattern, known) for pattern in patterns if pattern.endswith(".py")}
     for pattern in patterns:
+        if pattern in own:
+            continue
         if not fnmatch.filter(known, pattern):
             near = difflib.get_close_matches(pattern, known, n=2)
             hint = f"did you mean {' or '.join(near)}? " if near else ""
@@ -63,13 +75,28 @@ def plan(problems: Sequence[Problem], patterns: Sequence[str], device: str) -> l
             return any(fnmatch.fnmatchcase(strategy.name, pattern) for pattern in patterns)
         return device in strategy.devices
 
-    jobs = [
-        Job(problem, strategy) for problem in problems for strategy in strategies(problem.operation) if wanted(strategy)
-    ]
+    def jobs_of(problem: Problem) -> Iterator[Job]:
+        yield from (Job(problem, strategy) for strategy in strategies(problem.operation) if wanted(strategy))
+        yield from (Job(problem, mine, file) for file, mine in own.items() if problem.operation in mine.operations)
+
+    jobs = [job for problem in problems for job in jobs_of(problem)]
     if not jobs:
         operations = dict.fromkeys(problem.operation for problem in problems)
         raise UsageError(f"no strategy for {', '.join(operations)} on {device}: `gpucnn list` says what runs where")
     return jobs
+
+
+def _own(file: str, known: Collection[str]) -> Strategy:
+    """The strategy of a person's own file.  Raises UsageError."""
+    if not Path(file).is_file():
+        raise UsageError(f"--strategy {file}: there is no such file")
+    try:
+        strategy = load(file)
+    except Exception as error:  # whatever the file does
+        raise UsageError(f"--strategy {file} cannot be loaded: {type(error).__name__}: {error}") from error
+    if strategy.name in known:
+        raise UsageError(f"--strategy {file} is named {strategy.name!r}, as one of gpucnn's own: give it another name")
+    return strategy
 
 
 def judge(jobs: Sequence[Job], machine: Machine, seed: int) -> Iterator[tuple[Job, Verdict]]:
@@ -117,7 +144,7 @@ def _reproducible(job: Job, verdict: Verdict, machine: Machine, seed: int) -> Ve
 
 def reproduction(job: Job, machine: Machine, seed: int) -> str:
     """The command that shows a verdict again."""
-    words = ["gpucnn verify --strategy", job.strategy.name]
+    words = ["gpucnn verify --strategy", shlex.quote(job.file or job.strategy.name)]
     words += [f"--device {machine.device}"] if machine.device != choose_device("auto") else []
     words += [f"--seed {seed}"] if seed else []
     emulated = options()

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import importlib.util
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from .arrays import scratch
@@ -286,9 +289,19 @@ class Missing(Strategy):
         return [self.reason]
 
 
-@cache
 def load(entry: str) -> Strategy:
-    """The strategy of a registry entry such as "conv.cupy_direct"; a `Missing` where a package it needs is missing."""
+    """The strategy of a registry entry such as "conv.cupy_direct", or of a Python file that ends in `strategy = ...`.
+
+    A `Missing` where a package that an entry needs is missing.  Of a file, raises what it raises, and ValueError where
+    it gives no strategy.
+    """
+    if entry.endswith(".py"):
+        return _of_file(Path(entry).resolve())
+    return _registered(entry)
+
+
+@cache
+def _registered(entry: str) -> Strategy:
     family, name = entry.split(".")
     try:
         if name.startswith("triton_"):
@@ -301,6 +314,25 @@ def load(entry: str) -> Strategy:
         if package not in ("numpy", "torch", "cupy", "triton"):
             raise
         return Missing(family, name, package)
+
+
+@cache
+def _of_file(path: Path) -> Strategy:
+    """The strategy that a Python file gives; it may import what it needs, `gpucnn.kernels` among it."""
+    if path.stem.startswith("triton_"):
+        from . import triton_host
+
+        triton_host.choose()
+    spec = importlib.util.spec_from_file_location(f"{__package__}.file.{path.stem}", path)
+    assert spec is not None  # for the name ends in .py
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses and Triton look their module up there
+    spec.loader.exec_module(module)
+    strategy = getattr(module, "strategy", None)
+    if not isinstance(strategy, Strategy):
+        raise ValueError(f"{path} gives no strategy: it has to end in `strategy = ...`, a gpucnn.kernels.Strategy")
+    return strategy
 
 
 def family_of(operation: str) -> str:

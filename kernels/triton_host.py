@@ -18,9 +18,15 @@ _compiles = False  # with no GPU, too
 
 def load(module: str) -> Any:
     """Import a Triton strategy's module, its kernels compiled on a machine with a GPU and interpreted without one."""
-    if module not in sys.modules and not has_gpu() and not _compiles:
-        interpret()
+    if module not in sys.modules:
+        choose()
     return importlib.import_module(module).strategy
+
+
+def choose() -> None:
+    """Have the kernels of the next module interpreted where there is no GPU, unless `compile_only` was called."""
+    if not has_gpu() and not _compiles:
+        interpret()
 
 
 def compile_only() -> None:

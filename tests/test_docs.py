@@ -145,7 +145,7 @@ def example(monkeypatch):
     exec(compile(source, f"{entry}.py", "exec"), module.__dict__)
     monkeypatch.setattr(strategy, "STRATEGIES", (*strategy.STRATEGIES, entry))
     yield strategy.find("conv2d", entry.partition(".")[2])
-    strategy.load.cache_clear()
+    strategy._registered.cache_clear()
 
 
 # What a strategy of this kind can get wrong: groups, an even filter, stride above the filter, padding that is not the

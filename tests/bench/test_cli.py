@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from gpucnn.bench import cli, runner
+from gpucnn.bench import runner
 from gpucnn.bench.machine import Machine
 from gpucnn.kernels.strategy import STRATEGIES
 
@@ -89,7 +89,7 @@ def test_help(command, gpucnn):
 
 
 def test_list_names_every_strategy_and_says_why_one_cannot_run(gpucnn, monkeypatch):
-    monkeypatch.setattr(cli, "has_gpu", lambda: False)
+    monkeypatch.setattr("gpucnn.bench.commands.list.has_gpu", lambda: False)
     code, out, _ = gpucnn("list")
     assert code == 0
     for entry in STRATEGIES:
@@ -133,6 +133,45 @@ def test_verify_ends_in_1_where_something_is_wrong(gpucnn, monkeypatch):
     code, out, _ = gpucnn("bench", LINE, *NUMPY)
     assert code == 1
     assert "FAILED numpy_direct on mb1ic3oc4ih8kh3: call 1" in out
+
+
+OWN = """
+from gpucnn.kernels.conv.numpy_direct import NumpyDirect
+
+
+class Mine(NumpyDirect):
+    name = "{name}"
+
+
+strategy = {strategy}
+"""
+
+
+def test_a_strategy_of_ones_own_comes_in_by_its_file(gpucnn, tmp_path):
+    (tmp_path / "mine.py").write_text(OWN.format(name="mine", strategy="Mine()"))
+    code, out, _ = gpucnn("bench", LINE, "--op=softmax --axis=1 4x8", "--strategy", "mine.py", "--out", "own.jsonl")
+    assert code == 0
+    assert "mine" in out
+    (record,) = map(json.loads, (tmp_path / "own.jsonl").read_text().splitlines())
+    assert (record["strategy"], record["verdict"]) == ("mine", "PASSED")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "there is no such file"),
+        ("import nowhere", "cannot be loaded: ModuleNotFoundError"),
+        ("x = 1", "gives no strategy"),
+        (OWN.format(name="numpy_direct", strategy="Mine()"), "is named 'numpy_direct', as one of gpucnn's own"),
+    ],
+    ids=["missing", "broken", "without", "taken"],
+)
+def test_a_file_that_gives_no_strategy(gpucnn, tmp_path, text, message):
+    if text is not None:
+        (tmp_path / "mine.py").write_text(text)
+    code, _, err = gpucnn("verify", LINE, "--strategy", "mine.py")
+    assert code == 2
+    assert message in err
 
 
 def test_the_reproduction_line_is_a_command(gpucnn, monkeypatch):

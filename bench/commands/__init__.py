@@ -1,0 +1,1 @@
+"""The command line's modes, one a file: a function each, which `bench/cli.py` makes a command of."""

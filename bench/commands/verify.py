@@ -1,0 +1,99 @@
+"""`gpucnn verify`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from ...kernels.emulator import ORDERS, SANITIZERS, configure
+from .. import UsageError, report, runner
+from ..console import one_of, output, progress, say
+from ..options import (
+    Batches,
+    Device,
+    Dtypes,
+    Layout,
+    Operations,
+    Patterns,
+    Sanitizers,
+    Seed,
+    Sources,
+    announce,
+    chosen_machine,
+    selected_jobs,
+)
+from ..records import FAULTS, VERDICTS
+from ..validate import Verdict
+
+
+def verify(
+    sources: Sources = None,
+    operations: Operations = None,
+    patterns: Patterns = None,
+    batches: Batches = None,
+    dtypes: Dtypes = None,
+    layout: Layout = None,
+    device: Device = "auto",
+    seed: Seed = 0,
+    order: Annotated[
+        str, typer.Option(help=f"Of blocks and threads, where CUDA C runs on the host: {', '.join(ORDERS)}.")
+    ] = ORDERS[0],
+    sanitize: Sanitizers = None,
+) -> None:
+    """Check strategies against the float64 reference, and time nothing.
+
+    Examples:
+
+        gpucnn verify smoke
+
+        gpucnn verify --strategy 'triton_*' --device cpu g2mb1ic4ih9oc4kh3ph1
+
+        gpucnn verify --strategy 'cupy_*' --device cpu --sanitize thread mb2ic5ih9oc7kh3ph1
+    """
+    machine = chosen_machine(device)
+    one_of("--order", [order], ORDERS)
+    if "thread" in one_of("--sanitize", sanitize or [], SANITIZERS) and set(sanitize or []) != {"thread"}:
+        raise UsageError("--sanitize thread goes with no other")
+    jobs = selected_jobs(sources, operations, patterns, batches, dtypes, layout, machine.device)
+    announce(device, machine)
+    verdicts: list[tuple[runner.Job, Verdict]] = []
+    try:
+        with progress(len(jobs)) as advance, configure(order=order, seed=seed, sanitize=sanitize or ()):
+            for job, verdict in runner.judge(jobs, machine, seed):
+                verdicts.append((job, verdict))
+                advance(verdict.verdict, f"{verdict.verdict} {job.strategy.name} {job.problem} {verdict.message}")
+    except runner.DeviceLost as error:
+        say(f"{error}: {len(jobs) - len(verdicts)} of {len(jobs)} were not verified.")
+        raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        say(f"Interrupted: {len(jobs) - len(verdicts)} of {len(jobs)} were not verified.")
+        raise typer.Exit(130) from None
+    _print_verdicts(verdicts)
+    if any(verdict.verdict in FAULTS for _, verdict in verdicts):
+        raise typer.Exit(1)
+
+
+def _print_verdicts(verdicts: Sequence[tuple[runner.Job, Verdict]]) -> None:
+    """How often each strategy got each verdict, the errors that came nearest to their bounds, and every reason."""
+    console = output()
+    table = Table("strategy", box=None, pad_edge=False, header_style="bold")
+    for column in (*VERDICTS, "largest error / bound"):
+        table.add_column(column, justify="right")
+    for name in dict.fromkeys(job.strategy.name for job, _ in verdicts):
+        own = [verdict for job, verdict in verdicts if job.strategy.name == name]
+        counts = Counter(verdict.verdict for verdict in own)
+        ratios = [verdict.accuracy.of_bound for verdict in own if verdict.accuracy]
+        worst = report.figures(max(ratios)) if ratios else ""
+        table.add_row(name, *(str(counts[verdict] or "") for verdict in VERDICTS), worst)
+    console.print(table)
+    reasons = Counter(
+        (job.strategy.name, verdict.verdict, verdict.message) for job, verdict in verdicts if verdict.message
+    )
+    for (name, verdict, message), count in reasons.items():
+        problems_said = "1 problem" if count == 1 else f"{count} problems"
+        console.print(Text(f"{verdict} {name}, {problems_said}: {message}"), soft_wrap=True)

@@ -1,0 +1,95 @@
+"""Options that several modes have, and what they select."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from ..kernels.emulator import SANITIZERS
+from ..kernels.problem import DTYPES, INTEGERS, LAYOUTS, OPERATIONS
+from . import problems, runner
+from .console import one_of, say, warn
+from .machine import Machine, choose_device
+
+Sources = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="SUITE|FILE|PROBLEM",
+        help="Suites by name, files of problem lines (benchdnn's shape files too), or problems. Default: smoke.",
+        show_default=False,
+    ),
+]
+Operations = Annotated[
+    list[str] | None,
+    typer.Option("--op", help=f"Only this operator; repeatable: {', '.join(OPERATIONS)}.", show_default=False),
+]
+Patterns = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--strategy",
+        metavar="GLOB|FILE.py",
+        help="Only strategies of such a name, interpreted ones too, or your own: a file that ends in `strategy = ...`; "
+        "repeatable. Default: all that the device runs.",
+        show_default=False,
+    ),
+]
+Batches = Annotated[
+    list[int] | None,
+    typer.Option("--mb", min=1, help="Batch size, in place of the lines' own; repeatable.", show_default=False),
+]
+Dtypes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--dtype",
+        help=f"Of lines that name none: {', '.join(DTYPES)}, or for maxima {', '.join(INTEGERS)}; repeatable. "
+        "Default: float32.",
+        show_default=False,
+    ),
+]
+Layout = Annotated[
+    str | None,
+    typer.Option(help=f"Of lines that name none: {' or '.join(LAYOUTS)}. Default: contiguous.", show_default=False),
+]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda; auto is cuda where there is a GPU.")]
+Seed = Annotated[int, typer.Option(min=0, help="Of the random inputs.")]
+Sanitizers = Annotated[
+    list[str] | None, typer.Option("--sanitize", help=f"{', '.join(SANITIZERS)}; repeatable.", show_default=False)
+]
+
+
+def selected_jobs(
+    sources: Sequence[str] | None,
+    operations: Sequence[str] | None,
+    patterns: Sequence[str] | None,
+    batches: Sequence[int] | None,
+    dtypes: Sequence[str] | None,
+    layout: str | None,
+    device: str,
+) -> list[runner.Job]:
+    """What `bench` and `verify` are asked to do."""
+    if layout:
+        one_of("--layout", [layout], LAYOUTS)
+    selection = problems.select(
+        sources or ["smoke"],
+        operations=one_of("--op", operations or [], OPERATIONS),
+        batches=batches or [],
+        dtypes=one_of("--dtype", dtypes or [], (*DTYPES, *INTEGERS)),
+        layout=layout,
+    )
+    for warning in selection.warnings:
+        warn(warning)
+    return runner.plan(selection.problems, patterns or [], device)
+
+
+def chosen_machine(device: str) -> Machine:
+    """The machine to run on."""
+    (wanted,) = one_of("--device", [device], ("auto", "cpu", "cuda"))
+    return Machine(choose_device(wanted))
+
+
+def announce(device: str, machine: Machine) -> None:
+    """Say so where the host is taken for want of a GPU."""
+    if (device, machine.device) == ("auto", "cpu"):
+        say(f"There is no GPU: comparing the host's strategies on {machine.hardware}, {machine.threads} threads.")
