@@ -11,9 +11,9 @@ a module, a function or a tensor's method, on whatever device: on `meta` and in 
 - The dtype is that of the result, and so autocast's where it is on; the layout is the input's.
 - A convolution of what `F.pad` has just made (as a module with a padding_mode does) is one problem with this padding.
 - A compiled module or function runs uncompiled meanwhile.
-- What backward computes, a checkpoint's second forward too, is not recorded.
-- What has no problem (3-D, transposed, quantised, attention, ...) is counted in `Captured.warnings`, and so is what
-  torch computes below Python (TorchScript), matrix products that are no linear layers, and other threads' modules.
+- What backward computes (a checkpoint's second forward too), a trace and an export are not recorded.
+- What has no problem (3-D, transposed, quantised, attention, ...) is counted in `Captured.warnings`, and so are matrix
+  products that are no linear layers, TorchScript's modules and those of other threads, into which nobody sees.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import contextlib
 import math
 import re
 import threading
+import warnings
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -32,7 +33,6 @@ from typing import Any
 import torch
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..kernels.problem import (
     AdaptivePoolProblem,
@@ -48,9 +48,20 @@ from ..kernels.problem import (
 
 HEADER = "# Captured from "
 
-# Whatever stands between F.pad and the convolution of its result without touching it.
-_QUERIES = {"__get__", "size", "dim", "stride", "is_contiguous", "is_floating_point"}
-_PRODUCTS = {"matmul", "__matmul__", "__rmatmul__", "mm", "bmm", "mv", "addmm", "addmv", "baddbmm", "einsum", "tensordot"}
+_QUERIES = {"__get__", "size", "dim", "stride", "is_contiguous", "is_floating_point"}  # which compute nothing
+_PRODUCTS = {
+    "matmul",
+    "__matmul__",
+    "__rmatmul__",
+    "mm",
+    "bmm",
+    "mv",
+    "addmm",
+    "addmv",
+    "baddbmm",
+    "einsum",
+    "tensordot",
+}
 _WITHOUT_PROBLEM = {
     *("conv3d", "conv_tbc", "convolution", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"),
     *("max_pool3d", "max_pool3d_with_indices", "avg_pool3d", "lp_pool3d", "max_unpool3d"),
@@ -59,16 +70,6 @@ _WITHOUT_PROBLEM = {
     *("fractional_max_pool3d", "fractional_max_pool3d_with_indices"),
     *("scaled_dot_product_attention", "multi_head_attention_forward"),
     *("bilinear", "lstm", "gru", "rnn_tanh", "rnn_relu", "lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell"),
-}
-# aten's own, below the functions of Python.
-_BELOW = {
-    "convolution": "convolution",
-    "max_pool2d_with_indices": "max_pool2d",
-    "avg_pool2d": "avg_pool2d",
-    "_adaptive_avg_pool2d": "adaptive_avg_pool2d",
-    "adaptive_max_pool2d": "adaptive_max_pool2d",
-    "_softmax": "softmax",
-    "_log_softmax": "log_softmax",
 }
 
 
@@ -115,11 +116,10 @@ class Captured:
     def missed(self, what: str) -> None:
         self._missed[what] += 1
 
-    def add(self, problem: Problem, where: str, function: str, root: str) -> None:
-        """A call: `where` in the module named `root`, "" for the module itself; `root` is "" outside of all."""
-        path = where or function
+    def add(self, problem: Problem, where: str, root: str) -> None:
+        """A call at the path `where` of the outermost module, whose class is `root`: "" outside of all modules."""
         label = self._name or root
-        name = re.sub(r'["\s]', "_", f"{label}:{path}" if label else path)
+        name = re.sub(r'["\s]', "_", f"{label}:{where}" if label else where)
         if root:
             self._pending.append((problem, name))
         elif not (self._once and problem in self._alone):
@@ -152,14 +152,22 @@ def capture(*, name: str | None = None, once: bool = False) -> Iterator[Captured
            that repeats an earlier one, are not counted again: a loop over batches then gives one network
     """
     captured = Captured(name, once)
-    modules = _Modules(captured)
-    with torch.compiler.set_stance("force_eager"), modules, _Below(captured) as below:
-        with _Calls(captured, modules, below):
-            yield captured
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(warnings.catch_warnings())
+        warnings.filterwarnings("ignore", "Using `torch.compile.* when there are global hooks")
+        stack.enter_context(torch.compiler.set_stance("force_eager"))
+        modules = stack.enter_context(_Modules(captured))
+        stack.enter_context(_Calls(captured, modules))
+        yield captured
 
 
-def _in_backward() -> bool:
-    return torch._C._current_graph_task_id() != -1
+def _is_forward() -> bool:
+    """Whether torch computes what the script has called: neither backward, nor for a trace or an export."""
+    return not (
+        torch._C._current_graph_task_id() != -1
+        or torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
+        or torch.compiler.is_exporting()
+    )
 
 
 class _Modules:
@@ -202,6 +210,8 @@ class _Modules:
         if threading.get_ident() != self._thread:
             self._captured.missed(f"{type(module).__name__} in another thread")
             return
+        if isinstance(module, torch.jit.ScriptModule):
+            self._captured.missed(f"TorchScript module {module.original_name}")
         module = getattr(module, "_orig_mod", module)  # torch.compile's wrapper
         if not self._stack:
             self._root = module
@@ -222,50 +232,32 @@ class _Modules:
             self._root = None
 
 
-class _Below(TorchDispatchMode):
-    """Counts what aten computes while no function of Python is known to compute it."""
-
-    def __init__(self, captured: Captured) -> None:
-        super().__init__()
-        self._captured = captured
-        self.known = 0  # calls of known functions that are running
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if not self.known and func.namespace == "aten" and not _in_backward():
-            name = _BELOW.get(func.overloadpacket.__name__)
-            if name:
-                self._captured.missed(f"{name}, called below Python (TorchScript, C++)")
-        return func(*args, **(kwargs or {}))
-
-
 class _Calls(TorchFunctionMode):
     """Reads each call of a function that has a problem."""
 
-    def __init__(self, captured: Captured, modules: _Modules, below: _Below) -> None:
+    def __init__(self, captured: Captured, modules: _Modules) -> None:
         super().__init__()
         self._captured = captured
         self._modules = modules
-        self._below = below
-        self._padded: _Padded | None = None  # by the last call
+        self._padded: _Padded | None = None  # by the last F.pad, while nothing else has taken its result
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         namespace, name = _name_of(func)
-        if name in _QUERIES or _in_backward():
+        if name in _QUERIES or not _is_forward():
             return func(*args, **kwargs)
-        padded, self._padded = self._padded, None
-        known = name in _READERS or name in _WITHOUT_PROBLEM or name in _PRODUCTS or namespace == "quantized"
-        self._below.known += known
-        try:
-            result = func(*args, **kwargs)
-        finally:
-            self._below.known -= known
-        if name == "pad":
+        y = self._padded.y() if self._padded else None
+        padded = None
+        if y is None or any(argument is y for argument in (*args, *kwargs.values())):
+            padded, self._padded = self._padded, None
+        result = func(*args, **kwargs)
+        if name == "pad" and isinstance(result, torch.Tensor):
             self._padded = _Padded.of(args, kwargs, result)
         elif namespace == "quantized":
-            self._captured.missed(f"quantized {name}")
+            if not name.endswith("pack"):  # of weights
+                self._captured.missed(f"quantised {name}")
         elif name in _PRODUCTS:
-            self._captured.missed("matrix product that is no linear layer")
+            self._captured.missed("matrix product outside of linear layers")
         elif name in _WITHOUT_PROBLEM:
             self._captured.missed(name)
         elif name in _READERS:
@@ -276,16 +268,22 @@ class _Calls(TorchFunctionMode):
         parameters, read = _READERS[name]
         call = {**dict(zip(parameters.split(), args, strict=False)), **kwargs}
         y = result[0] if isinstance(result, (tuple, list)) else result
-        if isinstance(result, (tuple, list)):
+        if not isinstance(y, torch.Tensor):  # a symbol of torch.fx
+            return
+        if torch._C._functorch.is_batchedtensor(y):  # pyright: ignore[reportAttributeAccessIssue]
+            self._captured.missed(f"{name} of a batch that vmap hides")
+            return
+        if y is not result:
             call["return_indices"] = True
-        if "conv" in name and padded is not None and padded.y is call["input"]:
+        if "conv" in name and padded is not None and padded.y() is call["input"]:
             call["padded"] = padded
         try:
             problem = read(call, y)
-        except ProblemError as error:
-            self._captured.missed(f"{name}: {error}")
+        except Exception as error:  # the script goes on, whatever it does
+            said = "" if isinstance(error, ProblemError) else f"{type(error).__name__}: "
+            self._captured.missed(f"{name}: {said}{error}")
             return
-        self._captured.add(problem, self._modules.where(name), name, self._modules.root)
+        self._captured.add(problem, self._modules.where(name), self._modules.root)
 
 
 def _name_of(func: Any) -> tuple[str, str]:
@@ -302,8 +300,9 @@ def _name_of(func: Any) -> tuple[str, str]:
 class _Padded:
     """The result of an F.pad, and what it was made from."""
 
-    y: torch.Tensor
-    x: torch.Tensor
+    y: weakref.ref[torch.Tensor]
+    sizes: tuple[int, ...]  # of what it was made from
+    strides: tuple[int, ...]
     pad: tuple[int, ...]  # (left, right, top, bottom, ...)
     mode: str
     value: float
@@ -313,7 +312,9 @@ class _Padded:
         call = {"mode": "constant", "value": None, **dict(zip(("input", "pad", "mode", "value"), args, strict=False))}
         call |= kwargs
         pad = tuple(int(size) for size in call["pad"])
-        return cls(y, call["input"], pad, call["mode"], float(call["value"] or 0)) if min(pad, default=0) >= 0 else None
+        if min(pad, default=0) < 0:  # cropped
+            return None
+        return cls(weakref.ref(y), *_strided(call["input"]), pad, call["mode"], float(call["value"] or 0))
 
 
 # Readers: a call's arguments by name, and its result -> its problem --------------------------------------------------
@@ -324,7 +325,11 @@ def _dtype(x: torch.Tensor) -> str:
 
 
 def _sizes(x: torch.Tensor) -> tuple[int, ...]:
-    return tuple(int(size) for size in x.shape)  # under a tracer they are tensors
+    return tuple(int(size) for size in x.shape)
+
+
+def _strided(x: torch.Tensor) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    return _sizes(x), tuple(int(step) for step in x.stride())
 
 
 def _axes(value: Any, dims: int, absent: int) -> tuple[int, int]:
@@ -342,13 +347,12 @@ class _Planes:
     strides: tuple[int, ...]
 
     @classmethod
-    def of(cls, x: torch.Tensor, dims: int) -> _Planes:
-        sizes, strides = list(_sizes(x)), [int(step) for step in x.stride()]
-        for missing, at in ((len(sizes) == dims + 1, 0), (dims == 1, 2)):
-            if missing:
-                sizes.insert(at, 1)
-                strides.insert(at, 0)
-        return cls(tuple(sizes), tuple(strides))
+    def of(cls, sizes: tuple[int, ...], strides: tuple[int, ...], dims: int) -> _Planes:
+        """A tensor of `dims` spatial dimensions, which need have no batch."""
+        batched = len(sizes) > dims + 1
+        missing = (1,) if dims == 1 else ()
+        sizes, strides = (values if batched else (1, *values) for values in (sizes, strides))
+        return cls((*sizes[:2], *missing, *sizes[2:]), (*strides[:2], *missing, *strides[2:]))
 
     def _is_dense(self, order: tuple[int, ...]) -> bool:
         step = 1
@@ -365,12 +369,14 @@ class _Planes:
 
 
 def _sides(x: _Planes, y: _Planes) -> dict[str, Any]:
-    """What problems from planes to planes have in common but for the channels."""
+    """What problems from planes to planes have in common."""
     (n, c, h, w), (_, _, p, q) = x.sizes, y.sizes
-    return {
-        **{"n": n, "c": c, "h": h, "w": w, "p": p, "q": q},
-        "layout": x.layout() or y.layout() or "contiguous",
-    }
+    layout = x.layout() or y.layout() or "contiguous"
+    return {"n": n, "c": c, "h": h, "w": w, "p": p, "q": q, "layout": layout}
+
+
+def _from_to(call: dict[str, Any], y: torch.Tensor, dims: int) -> dict[str, Any]:
+    return _sides(_Planes.of(*_strided(call["input"]), dims), _Planes.of(*_strided(y), dims))
 
 
 def _conv(dims: int) -> Callable[[dict[str, Any], torch.Tensor], Problem]:
@@ -383,16 +389,16 @@ def _conv(dims: int) -> Callable[[dict[str, Any], torch.Tensor], Problem]:
             top, left = (r - 1) * dilation[0] // 2, (s - 1) * dilation[1] // 2
         else:
             top, left = _axes(0 if padding == "valid" else padding, dims, 0)
-        x, mode, value = call["input"], "zeros", 0.0
+        x, mode, value = _strided(call["input"]), "zeros", 0.0
         padded: _Padded | None = call.get("padded")
         if padded is not None and len(padded.pad) <= 2 * dims:
             zeros = padded.mode == "constant" and padded.value == 0
-            if zeros or padding == "valid" or (top, left) == (0, 0) and padding != "same":
-                x = padded.x
+            if zeros or padding == "valid" or ((top, left) == (0, 0) and padding != "same"):
+                x = padded.sizes, padded.strides
                 left, top = left + padded.pad[0], top + (padded.pad[2] if len(padded.pad) > 2 else 0)
                 mode, value = ("zeros" if zeros else padded.mode), padded.value
         return ConvProblem(
-            **_sides(_Planes.of(x, dims), _Planes.of(y, dims)),
+            **_sides(_Planes.of(*x, dims), _Planes.of(*_strided(y), dims)),
             k=k, r=r, s=s, stride=stride, padding=(top, left), dilation=dilation, groups=int(call.get("groups", 1)),
             dtype=_dtype(y), bias=call.get("bias") is not None, padding_mode=mode, padding_value=value,
         )  # fmt: skip
@@ -414,7 +420,7 @@ def _pool(op: str, dims: int) -> Callable[[dict[str, Any], torch.Tensor], Proble
             options["norm_type"] = float(call["norm_type"])
         r, s = _axes(window, dims, 1)
         return PoolProblem(
-            **_sides(_Planes.of(call["input"], dims), _Planes.of(y, dims)),
+            **_from_to(call, y, dims),
             op=op, r=r, s=s, stride=_axes(stride if stride or stride == 0 else window, dims, 1), padding=padding,
             dilation=_axes(call.get("dilation", 1), dims, 1), padding_end=padding, dtype=_dtype(y), **options,
         )  # fmt: skip
@@ -424,16 +430,15 @@ def _pool(op: str, dims: int) -> Callable[[dict[str, Any], torch.Tensor], Proble
 
 def _adaptive_pool(op: str, dims: int) -> Callable[[dict[str, Any], torch.Tensor], Problem]:
     def read(call: dict[str, Any], y: torch.Tensor) -> Problem:
-        sides = _sides(_Planes.of(call["input"], dims), _Planes.of(y, dims))
         indices = bool(call.get("return_indices", False))
-        return AdaptivePoolProblem(**sides, op=op, dtype=_dtype(y), return_indices=indices)
+        return AdaptivePoolProblem(**_from_to(call, y, dims), op=op, dtype=_dtype(y), return_indices=indices)
 
     return read
 
 
 def _unpool(dims: int) -> Callable[[dict[str, Any], torch.Tensor], Problem]:
     def read(call: dict[str, Any], y: torch.Tensor) -> Problem:
-        return UnpoolProblem(**_sides(_Planes.of(call["input"], dims), _Planes.of(y, dims)), dtype=_dtype(y))
+        return UnpoolProblem(**_from_to(call, y, dims), dtype=_dtype(y))
 
     return read
 
@@ -446,18 +451,22 @@ def _softmax(op: str) -> Callable[[dict[str, Any], torch.Tensor], Problem]:
             raise ProblemError("x has no dimension")
         if axis is None:  # torch's rule of old
             axis = 0 if len(dims) in (1, 3) else 1
-        asked = call.get("dtype") is not None and x.is_floating_point()
-        dtypes = {"dtype": _dtype(x), "out_dtype": _dtype(y)} if asked else {"dtype": _dtype(y)}
-        return SoftmaxProblem(op=op, dims=dims, axis=int(axis), **dtypes)
+        # the builtin takes its dtype where the function in nn.functional takes a stack level
+        asked = any(isinstance(call.get(name), torch.dtype) for name in ("dtype", "_stacklevel"))
+        asked = asked and x.is_floating_point()
+        dtype, out_dtype = (_dtype(x), _dtype(y)) if asked else (_dtype(y), None)
+        return SoftmaxProblem(op=op, dims=dims, axis=int(axis), dtype=dtype, out_dtype=out_dtype)
 
     return read
 
 
 def _cross_entropy(call: dict[str, Any], y: torch.Tensor) -> Problem:
     x, target = call["input"], call["target"]
-    for argument, none in (("weight", None), ("label_smoothing", 0.0), ("size_average", None), ("reduce", None)):
-        if call.get(argument, none) != none:
+    for argument in ("weight", "size_average", "reduce"):
+        if call.get(argument) is not None:
             raise ProblemError(f"{argument} is not supported")
+    if call.get("label_smoothing"):
+        raise ProblemError("label_smoothing is not supported")
     if target.is_floating_point():
         raise ProblemError("a target of probabilities is not supported")
     dims = _sizes(x)
@@ -482,6 +491,7 @@ _MAX_POOL = "input kernel_size stride padding dilation ceil_mode return_indices"
 _AVG_POOL = "input kernel_size stride padding ceil_mode count_include_pad divisor_override"
 _LP_POOL = "input norm_type kernel_size stride ceil_mode"
 _UNPOOL = "input indices kernel_size stride padding output_size"
+_ADAPTIVE_MAX_POOL = "input output_size return_indices"
 _CROSS_ENTROPY = "input target weight size_average ignore_index reduce reduction label_smoothing"
 
 # torch's function -> the names of its parameters, and what reads a call of it
@@ -503,10 +513,7 @@ for _dims in (1, 2):
         f"avg_pool{_dims}d": (_AVG_POOL, _pool("avg_pool2d", _dims)),
         f"lp_pool{_dims}d": (_LP_POOL, _pool("lp_pool2d", _dims)),
         f"adaptive_avg_pool{_dims}d": ("input output_size", _adaptive_pool("adaptive_avg_pool2d", _dims)),
-        f"adaptive_max_pool{_dims}d": ("input output_size return_indices", _adaptive_pool("adaptive_max_pool2d", _dims)),
-        f"adaptive_max_pool{_dims}d_with_indices": (
-            "input output_size return_indices",
-            _adaptive_pool("adaptive_max_pool2d", _dims),
-        ),
+        f"adaptive_max_pool{_dims}d": (_ADAPTIVE_MAX_POOL, _adaptive_pool("adaptive_max_pool2d", _dims)),
+        f"adaptive_max_pool{_dims}d_with_indices": (_ADAPTIVE_MAX_POOL, _adaptive_pool("adaptive_max_pool2d", _dims)),
         f"max_unpool{_dims}d": (_UNPOOL, _unpool(_dims)),
     }
