@@ -61,9 +61,11 @@ _ALGORITHMS = {
 }
 _POST_OPS = {
     "": {},
-    **{name: {"activation": name} for name in ("relu", "tanh")},
-    **{"logistic": {"activation": "sigmoid"}, "gelu_erf": {"activation": "gelu"}},
-    **{"swish": {"activation": "silu"}, "swish:1": {"activation": "silu"}},
+    "relu": {"activation": "relu"},
+    "tanh": {"activation": "tanh"},
+    "logistic": {"activation": "sigmoid"},
+    "gelu_erf": {"activation": "gelu"},
+    "swish:1": {"activation": "silu"},
 }
 
 _Options = dict[str, Any]
@@ -91,9 +93,7 @@ _KNOBS: dict[str, Callable[[str], _Options | None]] = {
     "dtag": _tag("destination"),
     "tag": _tag("source"),
     "alg": lambda value: _ALGORITHMS.get(value.lower()),
-    "attr-post-ops": lambda value: (
-        {"activation": _POST_OPS[value]} if value in _POST_OPS else {} if not value else None
-    ),
+    "attr-post-ops": _POST_OPS.get,
     "mb": lambda value: {"mb": int(value)} if value.isdigit() else None,
     "wtag": lambda value: {} if value in ("any", "undef") else None,
     "attr-fpmath": lambda value: {} if value in ("", "strict") else None,
@@ -115,6 +115,7 @@ class _State:
 
     knobs: dict[str, list[tuple[str, _Options | None]]] = field(default_factory=dict)
     own: list[str] = field(default_factory=list)
+    said: set[str] = field(default_factory=set)  # why problems are left out, until a knob is turned
 
     def combinations(self) -> Iterator[_Options | str]:
         """Options of ours for each combination of the knobs' values, or why there are none: "" where that is said."""
@@ -152,12 +153,14 @@ def _read(path: Path, defaults: dict[str, str], state: _State, outer: tuple[Path
                 found = True
                 yield from _problems(word, [*state.own, *own], state, defaults, where)
             elif knob == "batch":
+                state.own, own = [*state.own, *own], []
                 yield from _read(_included(path, value, outer, where), defaults, state, (*outer, path))
             elif knob == "reset":
-                state.knobs, state.own = {}, []
+                state.knobs, state.own, state.said = {}, [], set()
             elif knob in _ABOUT_RUNS:
                 yield f"{where}: {word} is not used"
             elif knob in _KNOBS:
+                state.said = set()
                 state.knobs[knob] = [(one, _KNOBS[knob](one)) for one in value.strip('"').split(",")]
                 foreign = ",".join(one for one, options in state.knobs[knob] if options is None)
                 if foreign:
@@ -202,11 +205,10 @@ def _included(path: Path, name: str, outer: tuple[Path, ...], where: str) -> Pat
 def _problems(
     word: str, own: list[str], state: _State, defaults: dict[str, str], where: str
 ) -> Iterator[Problem | str]:
-    """One word, once for each combination of the knobs that are set."""
+    """One word, once for each combination of the knobs' values."""
     for options in state.combinations():
         if isinstance(options, str):
-            if options:
-                yield f"{where}: left out: {options}"
+            yield from _once(options, state, where)
             continue
         batch = options.pop("mb", 0)
         words = [f"--op={options.pop('op')}"] if "op" in options else []
@@ -217,7 +219,20 @@ def _problems(
                 raise UsageError(f"{where}: {error}") from None
             yield f"{where}: left out: {error}"
             return
+        if options.get("layout") == "channels_last" and not hasattr(problem, "layout"):
+            yield from _once(f"{problem.operation} has no layout", state, where)
+            continue
+        if "activation" in options and not hasattr(problem, "activation"):
+            yield from _once(f"{problem.operation} has no activation", state, where)
+            continue
         if isinstance(problem, PoolProblem) and problem.op == "avg_pool2d" and options.get("count_include_pad"):
             (_, bottom), (_, right) = problem.padding_sides()  # benchdnn divides by the window, wherever that lies
             problem = problem.replace(padding_end=(max(bottom, 0), max(right, 0)))
         yield problem.batched(batch) if batch else problem
+
+
+def _once(reason: str, state: _State, where: str) -> Iterator[str]:
+    """That problems are left out, where it has not been said yet."""
+    if reason and reason not in state.said:
+        state.said.add(reason)
+        yield f"{where}: left out, as what follows under the same options: {reason}"

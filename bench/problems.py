@@ -75,7 +75,8 @@ def select(
         warnings.update(dict.fromkeys(swept.warnings()))
     if not problems:
         kept = f" that computes {' or '.join(operations)}" if operations else ""
-        raise UsageError(f"there is no problem{kept} in {', '.join(sources)}")
+        why = f": {'; '.join(warnings)}" if warnings else ""
+        raise UsageError(f"there is no problem{kept} in {', '.join(sources)}{why}")
     return Selection(tuple(problems), tuple(warnings))
 
 

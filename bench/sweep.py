@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import itertools
+import math
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from typing import Any
 from ..kernels.problem import CLASSES, OPERATIONS, Problem, ProblemError, parse
 from . import UsageError
 from .benchdnn import DTYPES, OPTIONS
+from .tabular import FIELDS
 
 BASE = "mb1ic64ih56oc64kh3ph1"  # where no problem is named: ResNet-50's most frequent layer
 
@@ -39,16 +41,17 @@ class Sweep:
             field, equals, values = word.removeprefix("--").partition("=")
             field = field.replace("-", "_")
             if not equals or field not in (*_FIELDS, *OPTIONS):
-                near = difflib.get_close_matches(field, (*_FIELDS, *OPTIONS), n=1)
-                hint = f"did you mean {near[0]}? " if near and equals else ""
-                raise UsageError(
-                    f"--sweep has {word!r}, expected FIELD=VALUES; {hint}fields: {', '.join(_FIELDS)}, options"
-                )
+                near = _near(field) if equals else None
+                hint = f"did you mean {near}? " if near else ""
+                known = ", ".join(dict.fromkeys((*_FIELDS, *OPTIONS)))
+                raise UsageError(f"--sweep has {word!r}, expected FIELD=VALUES; {hint}fields: {known}")
             if field in self._values:
                 raise UsageError(f"--sweep has {field!r} twice")
             self._values[field] = list(dict.fromkeys(_values(field, values)))
         if not self._values:
             raise UsageError("--sweep says nothing, expected FIELD=VALUES, as 'ih=8,14 sh=1,2'")
+        if math.prod(map(len, self._values.values())) > _MOST:
+            raise UsageError(f"--sweep has more than {_MOST} combinations")
         self._total = 0
         self._reasons: list[str] = []  # of combinations that make no problem
         self._without: Counter[str] = Counter()
@@ -77,6 +80,15 @@ class Sweep:
 
 class _Lacking(Exception):
     """The problem's operator has no such field."""
+
+
+def _near(name: str) -> str | None:
+    """The field that a table's column of this name would be, or one that is written nearly so."""
+    meant = FIELDS.get(name, "").replace("dilation_", "d").replace("dilation", "d")
+    meant += "h" if meant in ("k", "s", "p", "d") else ""
+    if meant in (*_FIELDS, *OPTIONS):
+        return meant
+    return next(iter(difflib.get_close_matches(name, (*_FIELDS, *OPTIONS), n=1)), None)
 
 
 def _values(field: str, text: str) -> Iterator[str]:
@@ -144,10 +156,8 @@ def _changed(base: Problem, changes: dict[str, str]) -> Problem:
         (options if name in OPTIONS else fields)[name] = value
     options.pop("op", None)
     batch = fields.pop("mb", None) if "dims" in has else None
-    words = [
-        f"--op={operation}",
-        *(f"--{name.replace('_', '-')}={value}" for name, value in options.items() if name in has),
-    ]
+    words = [f"--op={operation}"] if operation != "conv2d" else []
+    words += [f"--{name.replace('_', '-')}={value}" for name, value in options.items() if name in has]
     line = fields.get("dims") or "".join(name + value for name, value in fields.items() if name in has)
     problem = parse(" ".join([*words, line]))
     return problem.batched(int(batch)) if batch else problem

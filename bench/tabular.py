@@ -70,7 +70,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
 }
 ALIASES["kh"] += ("R",)
 ALIASES["kw"] += ("S",)
-_FIELD = {name: field for field, names in ALIASES.items() for name in names}
+FIELDS = {name: field for field, names in ALIASES.items() for name in names}  # column -> field
 _NUMBERS = {
     *("mb", "g", "ic", "oc", "ih", "iw", "oh", "ow", "count"),
     *(field + axis for field in ("k", "s", "p", "d", "dilation_") for axis in "hw"),
@@ -165,11 +165,11 @@ def _columns(path: Path, header: list[str]) -> tuple[dict[str, str], list[str]]:
     for column in header:
         name = re.sub(r"[\s-]+", "_", column.strip())
         name = name if len(name) == 1 else name.lower()
-        field = _FIELD.get(name)
+        field = FIELDS.get(name)
         if field is None and name.lower() in _LETTERS:
             raise UsageError(f"{path}: column {column!r} may be {_LETTERS[name.lower()]}: name it so")
         if field is None and name:
-            near = difflib.get_close_matches(name, [each for each in _FIELD if len(each) > 3], n=1, cutoff=0.8)
+            near = difflib.get_close_matches(name, [each for each in FIELDS if len(each) > 3], n=1, cutoff=0.8)
             if near or len(name) == 1 or _SHAPELY.search(name):
                 hint = f"; did you mean {near[0]!r}?" if near else ""
                 raise UsageError(f"{path}: column {column!r} is not understood{hint}")
@@ -216,15 +216,20 @@ def _problem(where: str, cells: dict[str, tuple[str, str]], defaults: dict[str, 
         elif field in _BOTH:
             if not re.fullmatch(r"[(\[]?\s*\d+(\.0*)?(\s*[x,;]\s*\d+)?\s*[)\]]?", cell):
                 raise refuse(field, "an integer >= 0, or one for each axis, as 3x3")
-            first, *second = (int(float(size)) for size in re.findall(r"\d+(?:\.0*)?", cell))
-            both[field] = first, *(second or [first])
+            sizes = [int(float(size)) for size in re.findall(r"\d+(?:\.0*)?", cell)]
+            both[field] = sizes[0], sizes[-1]
         elif field in OPTIONS:
             words.append(f"--{field.replace('_', '-')}={_option(field, cell)}")
 
-    rank = "w" if "iw" in fields and "ih" not in fields else "hw"
+    if "ih" not in fields and "iw" in fields:
+        axes = "w"
+    elif all(first == second for first, second in both.values()) and not any(field[-1] == "w" for field in fields):
+        axes = "h"  # which alone is a square
+    else:
+        axes = "hw"
     for field, sizes in both.items():
         stem = "dilation_" if field == "dilation" else field
-        fields |= {stem + axis: size for axis, size in zip("hw", sizes, strict=True) if axis in rank}
+        fields |= {stem + axis: size for axis, size in zip("hw", sizes, strict=True) if axis in axes}
     for axis in "hw":
         if f"dilation_{axis}" in fields:
             fields[f"d{axis}"] = fields.pop(f"dilation_{axis}") - 1
