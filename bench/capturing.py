@@ -8,7 +8,8 @@ Recorded are calls of torch's convolutions, poolings, softmaxes, cross entropy a
 a module, a function or a tensor's method, on whatever device: on `meta` and in a FakeTensorMode nothing is computed.
 
 - Functions of one dimension are problems with H = 1; an input without a batch is a batch of one.
-- The dtype is that of the result, and so autocast's where it is on; the layout is the input's.
+- The dtype is that of the result, and so autocast's where it is on; the layout is the input's, or where that has none
+  (one channel, 1x1 planes, a view) the result's.  Whether float32 may be TF32 is for the bench to say.
 - A convolution of what `F.pad` has just made (as a module with a padding_mode does) is one problem with this padding.
 - A compiled module or function runs uncompiled meanwhile.
 - What backward computes (a checkpoint's second forward too), a trace and an export are not recorded.

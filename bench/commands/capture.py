@@ -54,7 +54,7 @@ def capture(
         from ..capturing import capture as recording
     except ImportError as error:
         raise UsageError(f"capture needs torch: pip install 'gpucnn[torch]' ({error})") from None
-    if out.exists() and not out.read_text(errors="replace").startswith(HEADER):
+    if out.is_file() and out.stat().st_size and not out.read_text(errors="replace").startswith(HEADER):
         raise UsageError(f"{out} exists and is no captured suite: name another with --out")
     try:
         out.touch()  # before the script takes its time

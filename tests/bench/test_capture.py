@@ -12,6 +12,7 @@ from torch.nn import functional as F  # noqa: E402
 
 from gpucnn import bench  # noqa: E402
 from gpucnn.bench import problems  # noqa: E402
+from gpucnn.kernels import operators  # noqa: E402
 from gpucnn.kernels.problem import parse  # noqa: E402
 
 
@@ -317,6 +318,45 @@ def test_what_is_elementwise_is_no_word_worth():
     assert captured_lines(run) == []
 
 
+# A problem is the call: computed by the bench's strategies from the same arrays, it gives torch's result.  Sizes differ
+# between H and W, and windows hang over, so that no two numbers can change places unseen.
+X, ROW = torch.randn(2, 4, 9, 7, dtype=torch.float64), torch.randn(2, 4, 9, dtype=torch.float64)
+W, W1 = torch.randn(6, 2, 4, 3, dtype=torch.float64), torch.randn(4, 4, 4, dtype=torch.float64)
+COMPUTED = {
+    "asymmetric": (lambda: F.conv2d(X, W, stride=(2, 1), padding=(3, 1), dilation=(1, 2), groups=2), X, W),
+    "same": (lambda: F.conv2d(X, W, padding="same", dilation=(1, 2), groups=2), X, W),
+    "reflect": (lambda: F.conv2d(F.pad(X, (1, 2, 3, 0), mode="reflect"), W, groups=2, stride=2), X, W),
+    "circular": (lambda: F.conv2d(F.pad(X, (3, 0, 1, 2), mode="circular"), W, groups=2), X, W),
+    "constant": (lambda: F.conv2d(F.pad(X, (0, 2), value=3.0), W, groups=2), X, W),
+    "zeros_and_zeros": (lambda: F.conv2d(F.pad(X, (0, 2, 1, 0)), W, padding=(1, 2), groups=2), X, W),
+    "conv1d": (lambda: F.conv1d(F.pad(ROW, (1, 2), mode="replicate"), W1, stride=2), ROW, W1),
+    "conv1d_same": (lambda: F.conv1d(ROW[0], W1, padding="same"), ROW[:1], W1),
+    "max_pool": (lambda: F.max_pool2d(X, (3, 2), (2, 3), (1, 0), (1, 2), ceil_mode=True), X),
+    "avg_pool": (lambda: F.avg_pool2d(X, (3, 4), (2, 3), (1, 2), ceil_mode=True), X),
+    "avg_pool_excluding": (lambda: F.avg_pool2d(X, 4, 3, 2, True, False), X),
+    "avg_pool_divided": (lambda: F.avg_pool2d(X, 4, 3, 2, divisor_override=7), X),
+    "avg_pool1d": (lambda: F.avg_pool1d(ROW, 4, 3, 2, ceil_mode=True), ROW),
+    "lp_pool": (lambda: F.lp_pool2d(X.abs(), 3, (2, 3), ceil_mode=True), X.abs()),
+    "adaptive": (lambda: F.adaptive_avg_pool2d(X, (4, 2)), X),
+    "adaptive_max1d": (lambda: F.adaptive_max_pool1d(ROW, 4), ROW),
+    "softmax": (lambda: F.softmax(X, 2), X),
+    "softmin": (lambda: F.softmin(X, 1), -X),
+    "linear": (lambda: F.linear(X, torch.ones(3, 7).double()), X.reshape(-1, 7), torch.ones(3, 7)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("call", COMPUTED)
+def test_a_problem_computes_what_the_call_did(call):
+    run, *arrays = COMPUTED[call]
+    with bench.capture() as captured:
+        y = run()
+    (problem,) = captured.problems
+    shapes = problem.inputs().values()
+    inputs = [array.reshape(shape).double().numpy() for array, shape in zip(arrays, shapes, strict=True)]
+    strategy = "numpy_direct" if problem.operation == "conv2d" else "numpy"
+    torch.testing.assert_close(torch.from_numpy(operators.run(problem, inputs, strategy)[0]).reshape(y.shape), y)
+
+
 # How a model may be run -----------------------------------------------------------------------------------------------
 
 
@@ -394,6 +434,18 @@ def test_channels_last_flows_through():
     x = torch.zeros(2, 3, 8, 8).to(memory_format=torch.channels_last)
     lines = captured_lines(lambda: model.to(memory_format=torch.channels_last)(x))
     assert [parse(line).layout for line in lines[:3]] == ["channels_last"] * 3
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_script_that_traces_a_model_still_does():
+    x = torch.zeros(2, 3, 8, 8)
+    with bench.capture() as captured:
+        traced = torch.jit.trace(block(), x, check_trace=False)
+        traced(x)
+        torch.export.export(block(), (x,))
+        torch.fx.symbolic_trace(block())
+    assert not captured.problems
+    assert captured.warnings == ("1 not recorded: TorchScript module Sequential",)
 
 
 def test_names_are_paths_in_the_outermost_module():
@@ -481,6 +533,8 @@ for _ in range(int(sys.argv[2])):
 print(sys.argv)
 if "--fail" in sys.argv:
     model(torch.zeros(1, 3, 12, 12))
+if "--interrupt" in sys.argv:
+    raise KeyboardInterrupt
 sys.exit(0 if "--exit" not in sys.argv else "bad news")
 """
 
@@ -535,7 +589,7 @@ def test_options_of_the_same_name_go_to_the_script_after_two_dashes(script, run_
 )
 def test_what_a_failing_script_has_run_is_written(word, said, script, run_command, tmp_path):
     code, _, err = run_command("capture", str(script), "--steps", "2", word)
-    assert code == 1
+    assert code == (130 if word == "--interrupt" else 1)
     assert said in err.splitlines()[-1]
     assert lines_of(tmp_path / "infer.suite.txt")[:3] == CAPTURED
 

@@ -413,3 +413,15 @@ def test_what_has_no_such_field_is_left_out_with_one_warning():
 def test_what_is_wrong_with_a_sweep(sweep, message):
     with pytest.raises(UsageError, match=message):
         select([LINE], sweep=sweep)
+
+
+@pytest.mark.parametrize("command", ["verify", "bench"])
+def test_a_sweep_of_the_default_problem_on_the_command_line(command, run_command, monkeypatch):
+    monkeypatch.setattr("gpucnn.bench.runner.MEASUREMENT_S", 0.01)
+    monkeypatch.setattr("gpucnn.bench.machine.Machine.copy_gbs", lambda self: 20.0)
+    monkeypatch.setattr("gpucnn.bench.machine.Machine.rate_gflops", lambda self, problem: 100.0)
+    words = ("--strategy", "numpy_direct", "--device", "cpu", *(["--out", "x.jsonl"] if command == "bench" else []))
+    code, _, err = run_command(command, "--sweep", "ic=2 oc=3 ih=1,5 ph=0,1", *words)
+    assert code == 0, err
+    assert err.count("PASSED numpy_direct") == 3
+    assert "gpucnn: warning: --sweep: 1 of 4 combinations make no problem" in err

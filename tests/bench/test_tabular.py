@@ -67,6 +67,12 @@ def test_convnet_benchmarks(table):
     )
 
 
+@pytest.mark.parametrize("text", [DEEPBENCH, CONVNET], ids=["deepbench", "convnet"])
+def test_operations_are_the_published_ones(text, table):
+    published = [float(row.rpartition(",")[2]) for row in text.splitlines()[1:]]
+    assert [round(parse(line).flops() / 1e9, 6) for line in table(text)[0]] == published
+
+
 TABLES = {
     "ours": (
         "name,count,mb,ic,ih,iw,oc,kh,kw,sh,sw,ph,pw,dh,dw,g,dtype,layout,bias,activation\n"
