@@ -423,7 +423,7 @@ def _pool(op: str, dims: int) -> Callable[[dict[str, Any], torch.Tensor], Proble
         return PoolProblem(
             **_from_to(call, y, dims),
             op=op, r=r, s=s, stride=_axes(stride if stride or stride == 0 else window, dims, 1), padding=padding,
-            dilation=_axes(call.get("dilation", 1), dims, 1), padding_end=padding, dtype=_dtype(y), **options,
+            dilation=_axes(call.get("dilation", 1), dims, 1), dtype=_dtype(y), **options,
         )  # fmt: skip
 
     return read

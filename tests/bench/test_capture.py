@@ -1,5 +1,6 @@
 """What a torch model runs is captured exactly: networks that are known, and every kind of layer that there is."""
 
+import functools
 import re
 from pathlib import Path
 
@@ -383,6 +384,14 @@ def test_a_checkpoints_second_forward_is_not_recorded(reentrant):
 
     x = torch.zeros(2, 3, 8, 8, requires_grad=True)
     assert captured_lines(lambda: checkpoint(block(), x, use_reentrant=reentrant).sum().backward()) == PLAIN
+    loss = checkpoint(block(), x, use_reentrant=reentrant).sum()
+    assert captured_lines(lambda: torch.autograd.backward(loss)) == []
+    # torch's own functions hide what they run from the mode, the engine does not
+    loss = checkpoint(block(), x, use_reentrant=reentrant).sum()
+    engine = torch.autograd.Variable._execution_engine
+    given = (loss,), (torch.ones(()),), False, False, ()
+    run = functools.partial(engine.run_backward, *given, allow_unreachable=True, accumulate_grad=True)
+    assert captured_lines(run) == []
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
@@ -444,6 +453,7 @@ def test_a_script_that_traces_a_model_still_does():
         traced(x)
         torch.export.export(block(), (x,))
         torch.fx.symbolic_trace(block())
+        torch.fx.symbolic_trace(lambda x: F.max_pool2d(F.pad(x, (1, 1)), 2))
     assert not captured.problems
     assert captured.warnings == ("1 not recorded: TorchScript module Sequential",)
 
@@ -497,6 +507,7 @@ def test_a_pass_that_raises_is_kept_and_the_next_one_begins_anew():
             with pytest.raises(ValueError, match="stop"):
                 model(empty(1, 3, 8, 8))
     assert [(p.name, p.count) for p in captured.problems] == [("sequential:0*2", 2)]
+    assert "# Forward passes: 2 of sequential." in captured.text()
 
 
 def test_hooks_and_modes_are_gone_afterwards():
