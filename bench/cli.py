@@ -7,7 +7,7 @@ import sys
 import typer
 
 from . import UsageError, problems
-from .commands import bench, emulate, inspect, list, table, verify
+from .commands import bench, capture, emulate, inspect, list, table, verify
 from .console import say
 
 COMMANDS = {
@@ -17,7 +17,9 @@ COMMANDS = {
     "table": table.table,
     "inspect": inspect.inspect_kernels,
     "emulate": emulate.emulate_kernel,
+    "capture": capture.capture,
 }
+SETTINGS = {"capture": {"ignore_unknown_options": True}}  # these are of the script that it runs
 
 app = typer.Typer(
     name="gpucnn",
@@ -30,7 +32,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 for name, command in COMMANDS.items():
-    app.command(name)(command)
+    app.command(name, context_settings=SETTINGS.get(name))(command)
 
 
 def main() -> None:

@@ -12,12 +12,14 @@ from ..kernels.problem import DTYPES, INTEGERS, LAYOUTS, OPERATIONS
 from . import problems, runner
 from .console import one_of, say, warn
 from .machine import Machine, choose_device
+from .sweep import BASE
 
 Sources = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="SUITE|FILE|PROBLEM",
-        help="Suites by name, files of problem lines (benchdnn's shape files too), or problems. Default: smoke.",
+        help="Suites by name, files of problem lines (benchdnn's too), tables of shapes (.csv, .tsv, .parquet), or "
+        "problems. Default: smoke.",
         show_default=False,
     ),
 ]
@@ -52,6 +54,16 @@ Layout = Annotated[
     str | None,
     typer.Option(help=f"Of lines that name none: {' or '.join(LAYOUTS)}. Default: contiguous.", show_default=False),
 ]
+Sweep = Annotated[
+    str | None,
+    typer.Option(
+        "--sweep",
+        metavar="FIELDS",
+        help="Each problem with every combination of these values: 'ih=8,14,28 sh=1,2 dtype=float32,float16', ranges "
+        f"as ih=7..28..7; ih alone is a square, oh follows. Default problem: {BASE}.",
+        show_default=False,
+    ),
+]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda; auto is cuda where there is a GPU.")]
 Seed = Annotated[int, typer.Option(min=0, help="Of the random inputs.")]
 Sanitizers = Annotated[
@@ -67,16 +79,18 @@ def selected_jobs(
     dtypes: Sequence[str] | None,
     layout: str | None,
     device: str,
+    sweep: str | None = None,
 ) -> list[runner.Job]:
     """What `bench` and `verify` are asked to do."""
     if layout:
         one_of("--layout", [layout], LAYOUTS)
     selection = problems.select(
-        sources or ["smoke"],
+        sources or ["smoke" if sweep is None else BASE],
         operations=one_of("--op", operations or [], OPERATIONS),
         batches=batches or [],
         dtypes=one_of("--dtype", dtypes or [], (*DTYPES, *INTEGERS)),
         layout=layout,
+        sweep=sweep,
     )
     for warning in selection.warnings:
         warn(warning)

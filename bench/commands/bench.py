@@ -22,6 +22,7 @@ from ..options import (
     Patterns,
     Seed,
     Sources,
+    Sweep,
     announce,
     chosen_machine,
     selected_jobs,
@@ -37,6 +38,7 @@ def bench(
     batches: Batches = None,
     dtypes: Dtypes = None,
     layout: Layout = None,
+    sweep: Sweep = None,
     device: Device = "auto",
     seed: Seed = 0,
     time_budget: Annotated[
@@ -62,9 +64,11 @@ def bench(
         gpucnn bench mb8ic64ih56oc64kh3ph1 --strategy 'cupy_*' --strategy torch
 
         gpucnn bench sweep --time-budget 600 --out sweep.jsonl
+
+        gpucnn bench shapes.csv --sweep 'mb=1,32 dtype=float32,float16'
     """
     machine = chosen_machine(device)
-    jobs = selected_jobs(sources, operations, patterns, batches, dtypes, layout, machine.device)
+    jobs = selected_jobs(sources, operations, patterns, batches, dtypes, layout, machine.device, sweep)
     if resume and out is None:
         raise UsageError("--resume needs --out: the file to go on with")
     path = out or records.RESULTS / machine.slug / f"bench-{datetime.now(timezone.utc):%Y%m%dT%H%M%SZ}.jsonl"

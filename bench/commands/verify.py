@@ -23,6 +23,7 @@ from ..options import (
     Sanitizers,
     Seed,
     Sources,
+    Sweep,
     announce,
     chosen_machine,
     selected_jobs,
@@ -38,6 +39,7 @@ def verify(
     batches: Batches = None,
     dtypes: Dtypes = None,
     layout: Layout = None,
+    sweep: Sweep = None,
     device: Device = "auto",
     seed: Seed = 0,
     order: Annotated[
@@ -59,7 +61,7 @@ def verify(
     one_of("--order", [order], ORDERS)
     if "thread" in one_of("--sanitize", sanitize or [], SANITIZERS) and set(sanitize or []) != {"thread"}:
         raise UsageError("--sanitize thread goes with no other")
-    jobs = selected_jobs(sources, operations, patterns, batches, dtypes, layout, machine.device)
+    jobs = selected_jobs(sources, operations, patterns, batches, dtypes, layout, machine.device, sweep)
     announce(device, machine)
     verdicts: list[tuple[runner.Job, Verdict]] = []
     try:
