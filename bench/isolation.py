@@ -39,7 +39,6 @@ POLL_S = 0.1  # between looks at the process's memory
 MEMORY_SHARE = 0.9  # of what is free
 TAIL_BYTES = 1 << 16  # of its output that are kept
 SAID_LINES, SAID_CHARACTERS = 8, 800  # of that, in a message
-CLOCK_SLACK, CLOCK_SLACK_S = 0.1, 0.1  # by which a measurement's length may differ between clocks
 GONE_S = 5.0  # for a killed process to be gone
 
 
@@ -135,17 +134,7 @@ class Isolated:
         verdict = outcome.verdict
         if verdict.verdict == "FAILED" and "raised" in verdict.message and (said := process.said()):
             outcome = dataclasses.replace(outcome, verdict=verdict.failed(f"{verdict.message}  It said: {said}"))
-        if wrong := _wrong_clock(outcome.clocks_s, process.timed_s):
-            return dataclasses.replace(outcome, verdict=verdict.failed(wrong), timing=None, clean=False)
         return outcome
-
-
-def _wrong_clock(clocks_s: dict[str, float], timed_s: float) -> str | None:
-    """What is wrong with the clocks by which a measurement took so long, where by the system's it took `timed_s`."""
-    for name, theirs_s in clocks_s.items():
-        if abs(theirs_s - timed_s) > max(CLOCK_SLACK_S, CLOCK_SLACK * timed_s):
-            return f"in timing, time.{name} ran at {theirs_s / timed_s:.2g} of its speed"
-    return None
 
 
 class _Elsewhere(Machine):
@@ -238,10 +227,6 @@ class _Process:
     def _enter(self, step: str, now: float) -> None:
         self.spent_s[self._step] = self.spent_s.get(self._step, 0.0) + now - self._since
         self._step, self._since = step, now
-
-    @property
-    def timed_s(self) -> float:
-        return self.spent_s.get("timing", 0.0)
 
     def _new(self) -> Iterator[Any]:
         """Messages, waited for a short time."""
