@@ -179,8 +179,9 @@ class InProcess:
         reason = runner.too_large(problem, machine)
         if reason:
             return dataclasses.replace(outcome, verdict=Verdict("SKIPPED", reason))
-        answers, supported = self._oracles(problem, seed), not strategy.unsupported(problem, machine.device)
-        if supported:
+        answers: Sequence[Oracle] = ()
+        if not strategy.unsupported(problem, machine.device):
+            answers = self._oracles(problem, seed)
             for oracle in answers:
                 _ = oracle.expected
             flops, workspace = strategy.executed_flops(problem), strategy.workspace_bytes(problem)
