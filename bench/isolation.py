@@ -25,7 +25,7 @@ from typing import Any, NoReturn
 
 from ..kernels.emulator import options
 from . import UsageError, runner, worker
-from .machine import Machine, host_free_bytes
+from .machine import Machine, host_free_bytes, thread_variables
 from .records import Provenance
 from .validate import Verdict
 from .worker import Began, Messages, Outcome, Ready, Settings, Task, send
@@ -196,6 +196,7 @@ class _Process:
         command = [sys.executable, "-c", start, str(theirs.fileno()), str(os.getpid())]
         # It finds what this process finds, and no module that happens to lie in the current folder besides.
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONSAFEPATH": "1"}
+        environment |= thread_variables(len(os.sched_getaffinity(0)))
         with theirs:
             self._process = subprocess.Popen(
                 command,

@@ -229,10 +229,12 @@ class InProcess:
         return self._answers
 
     def _made_timer(self) -> Timer:
-        """Made when it is first asked for: what is only validated needs none."""
+        """Made when it is first asked for: what is only validated needs none.  The seal is on it from then on."""
         if self._timer is None:
             machine = self.machine
             self._timer = GpuTimer() if machine.device == "cuda" else HostTimer(machine.threads, self._cache_bytes)
+            if not self._seal.broken():
+                self._seal = Seal(self._timer)
         return self._timer
 
     def _free(self) -> None:

@@ -13,8 +13,8 @@ from typing import Annotated
 
 import typer
 
-from .. import UsageError, records, report, runner
-from ..console import output, progress, say, warn
+from .. import UsageError, nvbench, records, report, runner
+from ..console import one_of, output, progress, say, warn
 from ..options import (
     Batches,
     Device,
@@ -31,6 +31,8 @@ from ..options import (
     selected_jobs,
 )
 from ..records import FAULTS, Record
+
+CHECK_S = 1.0  # of NVBench's sampling of a launch
 
 
 def bench(
@@ -54,6 +56,9 @@ def bench(
         ),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with --out; what it has is not repeated.")] = False,
+    timer: Annotated[
+        str, typer.Option(help="gpucnn; or nvbench: NVBench times every launch as well, in a process of its own.")
+    ] = "gpucnn",
     timeout: Timeout = None,
     in_process: InProcess = False,
 ) -> None:
@@ -69,6 +74,8 @@ def bench(
 
         gpucnn bench sweep --time-budget 600 --out sweep.jsonl
     """
+    if one_of("--timer", [timer], ("gpucnn", "nvbench")) == ["nvbench"]:
+        nvbench.require()
     if resume and out is None:
         raise UsageError("--resume needs --out: the file to go on with")
     begun, spent_s = time.monotonic(), Counter()
@@ -80,10 +87,13 @@ def bench(
         announce(device, machine)
         left = [job for job in jobs if job.key(machine, seed) not in writer.finished]
         say(f"Recording to {path}" + (f"; {len(jobs) - len(left)} of {len(jobs)} are there already" if resume else ""))
+        by_name = {(str(job.problem), job.strategy.name): job for job in left}
         ended, code = "The time is spent", 0
         try:
             with progress(len(left)) as advance:
                 for record in runner.bench(left, worker, seed, time_budget):
+                    if timer == "nvbench":
+                        record = nvbench.checked(record, by_name[record.problem, record.strategy], CHECK_S, warn)
                     writer.append(record)
                     spent_s.update(record.spent_s)
                     advance(record.verdict, _record_line(record))
