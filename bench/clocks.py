@@ -12,8 +12,8 @@ REASONS = {
     0x4: "the power cap",
     0x8: "a hardware slowdown",
     0x10: "another GPU's clock",
-    0x20: "heat, by software",
-    0x40: "heat, by hardware",
+    0x20: "heat (software)",
+    0x40: "heat (hardware)",
     0x80: "the power brake",
 }
 
@@ -78,6 +78,6 @@ def reasons(bits: int) -> list[str]:
     """What NVML's bits say, in words.
 
     >>> reasons(0x1 | 0x4 | 0x40)
-    ['the power cap', 'heat, by hardware']
+    ['the power cap', 'heat (hardware)']
     """
     return [words for bit, words in REASONS.items() if bits & bit]

@@ -79,14 +79,15 @@ def disagreement(method: str, ours_us: float, nvbench_us: Sequence[float]) -> st
     """How far NVBench's median lies from ours, and why most likely; None where they agree, or nothing is known."""
     if not nvbench_us or math.isnan(ours_us):
         return None
-    ratio = statistics.median(nvbench_us) / ours_us
-    if abs(ratio - 1) <= AGREED:
+    theirs_us = statistics.median(nvbench_us)
+    if abs(theirs_us - ours_us) <= AGREED * ours_us:
         return None
     if method == "events":
         reason = "the launches are eager, so that what the host needs for one is in the times, of each timer its own"
     else:
         reason = "both replay a CUDA graph, so that clocks and the rules for flushing are what may differ"
-    return f"NVBench measures {abs(ratio - 1):.0%} {'more' if ratio > 1 else 'less'}: {reason}"
+    further = theirs_us / ours_us - 1
+    return f"NVBench measures {abs(further):.0%} {'more' if further > 0 else 'less'}: {reason}"
 
 
 def main(words: Sequence[str]) -> None:
