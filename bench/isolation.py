@@ -192,6 +192,7 @@ class _Process:
         self._memory_bytes = memory_bytes or int(MEMORY_SHARE * host_free_bytes())
         self._messages, self._inbox, self._tail = Messages(), [], b""
         self._socket, theirs = socket.socketpair()
+        send(self._socket, settings)  # it waits there
         start = f"from {worker.__name__} import main; main()"
         command = [sys.executable, "-c", start, str(theirs.fileno()), str(os.getpid())]
         # It finds what this process finds, and no module that happens to lie in the current folder besides.
@@ -215,7 +216,6 @@ class _Process:
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
-        send(self._socket, settings)
         assert self._process.stdout is not None
         self._selector = selectors.DefaultSelector()
         for source in (self._socket, self._process.stdout):

@@ -218,8 +218,9 @@ class InProcess:
         return dataclasses.replace(outcome, timing=timing, algorithm=algorithm)
 
     def _replaced(self) -> str | None:
-        """What a strategy has put in the place of something that judges it."""
+        """What a strategy has put in the place of something that judges it; that is put back."""
         broken = self._seal.broken()
+        self._seal.restore()
         more = f" and {len(broken) - 1} more" if len(broken) > 1 else ""
         return f"it replaced {broken[0]}{more}, which judges it" if broken else None
 
