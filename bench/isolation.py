@@ -210,7 +210,7 @@ class _Process:
             )
         # When this process ends, even by kill -9, its end of the pipe closes, and the whole group is killed.
         self._reaper = subprocess.Popen(
-            ["/bin/sh", "-c", 'read -r _; kill -9 -- "-$0"', str(self._process.pid)],
+            ["/bin/sh", "-c", 'read -r _; kill -s KILL -- "-$0"', str(self._process.pid)],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

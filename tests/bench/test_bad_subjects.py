@@ -10,6 +10,7 @@ import pytest
 
 from gpucnn.bench import isolation, runner, worker
 from gpucnn.bench.machine import Machine
+from gpucnn.kernels.arrays import has_gpu
 
 LINE = "mb4ic3oc3ih8kh3ph1"  # y has x's shape; a batch that has halves
 
@@ -73,7 +74,7 @@ LIARS = {
             seen[key] = convolved(x, w)
         y[...] = seen[key]
         """,
-        "after timing: its samples are of ",
+        "after timing: it remembers: inputs that it never had take ",
     ),
     "writes_late": (
         """
@@ -194,6 +195,38 @@ ALLOCATES = {
 }
 
 
+# It ends the process only when another strategy is at work in it.
+BOMB = """
+def later():
+    time.sleep(0.6)
+    os._exit(3)
+if n == 1:
+    threading.Thread(target=later).start()
+y[...] = convolved(x, w)
+"""
+
+GPU = """
+import torch
+from gpucnn.kernels.strategy import Launch, Strategy
+
+class Planted(Strategy):
+    name, operations, devices, library = "writes_late_on_another_stream", ("conv2d",), ("cuda",), "torch"
+
+    def prepare(self, problem, device, **config):
+        stream = torch.cuda.Stream()
+
+        def kernel(inputs, outputs):
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream), torch.no_grad():
+                torch.cuda._sleep(10_000_000)
+                outputs[0].copy_(torch.nn.functional.conv2d(*inputs, padding=1))
+
+        return Launch.of(kernel)
+
+strategy = Planted()
+"""
+
+
 @pytest.fixture
 def benched(run_command, monkeypatch, tmp_path):
     """The records of a run of files, {name: (code in a launch, code in prepare)}, through processes of their own."""
@@ -258,3 +291,28 @@ def test_what_takes_all_memory_is_killed_before_it_has_it(benched, monkeypatch):
     monkeypatch.setattr(isolation, "host_free_bytes", lambda: 3 << 29)
     code, records, _, _ = benched(chained(ALLOCATES, ALLOCATES))
     check(code, records, ALLOCATES)
+
+
+def test_what_one_leaves_behind_costs_no_other_its_record(benched, monkeypatch):
+    monkeypatch.setattr(runner, "MEASUREMENT_S", 0.4)
+    _, records, _, _ = benched({"bomb": (BOMB, ""), "next": (RIGHT, ""), "last": (RIGHT, "")})
+    assert records["next"]["verdict"] == records["last"]["verdict"] == "PASSED"
+
+
+def test_verification_is_isolated_too(benched, run_command):
+    benched({"right": (RIGHT, ""), "aborts": (CRASHES["aborts"][0], "")})
+    code, out, _ = run_command("verify", LINE, "--device", "cpu", "--strategy", "aborts.py", "--strategy", "right.py")
+    assert code == 1
+    assert "FAILED aborts, 1 problem: its process was ended by SIGABRT (in compilation)" in out
+    assert "Fatal Python error: Aborted | " in out  # and where in the file that was
+    assert "aborts.py" in out
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not has_gpu(), reason="there is no GPU")
+def test_what_writes_late_on_another_stream(run_command, tmp_path):
+    (tmp_path / "late.py").write_text(GPU)
+    code, out, _ = run_command("verify", LINE, "--device", "cuda", "--strategy", "late.py", "--strategy", "torch")
+    assert code == 1
+    assert "it wrote to y after its stream had ended" in out
+    assert "FAILED torch" not in out

@@ -296,6 +296,38 @@ def test_an_unwritten_image_that_the_oracle_left_out_is_found(machine, monkeypat
     assert "64 elements of y are NaN or were never written" in verdict.message
 
 
+def copies_the_first_half(problem, inputs, outputs, state):
+    x, w = inputs
+    outputs[0][:8] = outputs[0][8:] = convolved(problem, x[:8], w)
+
+
+def scales_one_image(problem, inputs, outputs, state):
+    right(problem, inputs, outputs, state)
+    outputs[0][5] *= 3
+
+
+@pytest.mark.parametrize("fault", [copies_the_first_half, scales_one_image], ids=lambda fault: fault.__name__)
+def test_images_that_the_oracle_left_out_are_suspected(fault, machine, monkeypatch):
+    """Even where the first image and the last, which are compared in any case, are right."""
+
+    def kernel(problem, inputs, outputs, state):
+        fault(problem, inputs, outputs, state)
+        outputs[0][[0, -1]] = convolved(problem, inputs[0][[0, -1]], inputs[1])
+
+    monkeypatch.setattr(oracle, "WORK_LIMIT", 1)
+    problem = parse("mb16ic3oc4ih6kh3")
+    verdict = validate(Subject(kernel), problem, machine, oracles(problem, seed=0))
+    assert verdict.verdict == "FAILED"
+    assert verdict.message.startswith("call 2, on normals: y[")
+    assert validate(Subject(right), problem, machine, oracles(problem, seed=0)).verdict == "PASSED"
+
+
+def test_a_result_that_is_an_input_fails_even_where_it_is_right(machine):
+    problem = parse("--op=max_pool2d mb2ic3ih6kh1")
+    strategy = Subject(lambda problem, inputs, outputs, state: inputs, operations=("max_pool2d",), allocates=True)
+    assert judged(strategy, problem, machine).message == "call 1, on integers: y shares memory with x"
+
+
 def test_indices_must_be_exact(machine):
     problem = parse("--op=max_pool2d --return-indices mb1ic2ih6kh2sh2")
 
