@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from gpucnn.bench import isolation, runner, worker
-from gpucnn.bench.commands.bench import _where_time_went
 from gpucnn.bench.isolation import Isolated
 from gpucnn.kernels.problem import parse
 
@@ -104,8 +103,3 @@ def test_most_of_the_time_is_spent_on_strategies(isolated):
     assert 0.7 < inside / taken_s <= 1
     for step in ("reference", "compilation", "validation", "warm-up", "timing", "check after timing"):
         assert all(record.spent_s[step] > 0 for record in records), step
-
-
-def test_shares_of_time_are_said_in_one_line():
-    said = _where_time_went(200.0, {"timing": 150.0, "start": 2.0, "validation": 30.0, "reference": 0.1})
-    assert said == "Took 200 s: 75% timing, 15% validation, 1% start, 9% the harness."
