@@ -19,6 +19,7 @@ from ..kernels.problem import SIZES, Problem, Shape
 from ..kernels.strategy import Launch, Strategy
 
 GUARD_BYTES = 1 << 16  # keeps the array aligned, and is wider than what a tile overruns by
+COARSE = 256  # bytes, no less than any alignment that a kernel could make a difference by
 FILLER = 0xFF  # makes NaN in every floating dtype, -1 in int64: what is read where nothing was written
 OUTPUT_GUARD = 0x5A  # not FILLER: a kernel that reads an input's guard may store that very NaN past its output's end
 
@@ -63,6 +64,7 @@ class Buffer:
     """One guarded array; `array` is what a launch gets, `guard` the byte that its guard bands are filled with.
 
     row_stride  elements from a row, along the last axis, to the next, where these lie apart
+    offset      bytes after a multiple of COARSE at which the array starts; by default wherever the library places it
     """
 
     def __init__(
@@ -74,12 +76,17 @@ class Buffer:
         device: str,
         guard: int,
         row_stride: int | None = None,
+        offset: int | None = None,
     ) -> None:
         self._shape, self._dtype, self._layout, self._library, self._guard = shape, dtype, layout, library, guard
         self._row_stride = row_stride
         size = math.prod((*shape[:-1], row_stride or shape[-1])) * SIZES[dtype]
-        self._inside = slice(GUARD_BYTES, GUARD_BYTES + size)
-        self._bytes = arrays.empty((size + 2 * GUARD_BYTES,), "uint8", "contiguous", library, (device, 0))
+        spare = 0 if offset is None else COARSE
+        self._bytes = arrays.empty((size + 2 * GUARD_BYTES + spare,), "uint8", "contiguous", library, (device, 0))
+        start = GUARD_BYTES
+        if offset is not None:
+            start += (offset - start - arrays.span(self._bytes)[0]) % COARSE
+        self._inside = slice(start, start + size)
         self.array = self._typed_view()
 
     def _typed_view(self) -> Any:
@@ -97,10 +104,10 @@ class Buffer:
             return inside.reshape(*self._shape[:-1], self._row_stride)[..., : self._shape[-1]]
         return inside.reshape(self._shape)
 
-    def fill(self) -> None:
-        """Filler in the array, the guard byte around it."""
+    def fill(self, filler: int = FILLER) -> None:
+        """A byte all over the array, the guard byte around it."""
         self._bytes[:] = self._guard
-        self._bytes[self._inside] = FILLER
+        self._bytes[self._inside] = filler
 
     def put(self, values: np.ndarray) -> None:
         """Values of the array's shape, each a number that its dtype holds; the guard byte around them."""
@@ -143,20 +150,24 @@ class Buffer:
 
     def guards_hold(self) -> bool:
         """Whether the bytes before and after the array are untouched."""
-        guards = (self._bytes[:GUARD_BYTES], self._bytes[self._inside.stop :])
+        guards = (self._bytes[: self._inside.start], self._bytes[self._inside.stop :])
         return all((arrays.to_numpy(guard) == self._guard).all() for guard in guards)
 
 
 class Subject:
-    """A prepared launch, and the memory that it runs on."""
+    """A prepared launch, and the memory that it runs on, each of its arrays at such an `offset`, as in `Buffer`."""
 
-    def __init__(self, strategy: Strategy, problem: Problem, device: str, launch: Launch) -> None:
+    def __init__(
+        self, strategy: Strategy, problem: Problem, device: str, launch: Launch, offset: int | None = None
+    ) -> None:
         self._made_of = strategy, problem, device, launch
         layout, dtypes = getattr(problem, "layout", "contiguous"), problem.dtypes()
 
         def buffers(shapes: Mapping[str, Shape], guard: int, row_stride: int | None = None) -> dict[str, Buffer]:
             return {
-                name: Buffer(shape, dtypes[name], layout, strategy.library_on(device), device, guard, row_stride)
+                name: Buffer(
+                    shape, dtypes[name], layout, strategy.library_on(device), device, guard, row_stride, offset
+                )
                 for name, shape in shapes.items()
             }
 

@@ -2,45 +2,112 @@
 
 from __future__ import annotations
 
+import functools
+import os
+import select
+import signal
 import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import Annotated, Any
 
 import typer
 
+from ..kernels import __version__
 from . import UsageError, problems
-from .commands import bench, capture, emulate, inspect, list, table, verify
-from .console import say
+from .commands import bench, bitwise, capture, doctor, emulate, inspect, list, table, verify
+from .console import tell
 
 COMMANDS = {
-    "list": list.list_strategies,
+    "list": list.list_all,
     "bench": bench.bench,
     "verify": verify.verify,
+    "bitwise": bitwise.bitwise,
     "table": table.table,
     "inspect": inspect.inspect_kernels,
     "emulate": emulate.emulate_kernel,
     "capture": capture.capture,
+    "doctor": doctor.doctor,
 }
 SETTINGS = {"capture": {"ignore_unknown_options": True}}  # these are of the script that it runs
 
 app = typer.Typer(
     name="gpucnn",
     help="Compare convolution, pooling, softmax and linear kernels: are they right, and how fast are they?\n\n"
-    "Exit codes: 0 fine; 1 a strategy FAILED or its data were MISTRUSTED, a kernel does not compile, takes more "
-    "than it may or has a fault; "
-    "2 the command cannot be carried out; 130 interrupted.",
+    "Exit codes: 0 fine; 1 a strategy FAILED, its data were MISTRUSTED, its results DIFFER or it is SLOWER, a kernel "
+    "does not compile, takes more than it may or has a fault, something that is installed does not work; "
+    "2 the command cannot be carried out as it was given; 3 AMBIGUOUS: it cannot be told which is faster; "
+    "130 interrupted; 141 nobody reads the output any more.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"gpucnn {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _gpucnn(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Say the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+def _ending_well(mode: Callable[..., None]) -> Callable[..., None]:
+    """A mode that ends in an exit code, and with no traceback, when it is interrupted or nobody reads its output."""
+
+    @functools.wraps(mode)
+    def run(*arguments: Any, **options: Any) -> None:
+        try:
+            try:
+                mode(*arguments, **options)
+            finally:
+                sys.stdout.flush()
+        except KeyboardInterrupt:
+            tell("Interrupted.")
+            raise typer.Exit(130) from None
+        except BrokenPipeError:
+            if not _unread():
+                raise
+            for stream in _unread():
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
+            raise typer.Exit(141) from None
+
+    return run
+
+
+def _unread() -> set[int]:
+    """Those of stdout and stderr that lead into a pipe which nobody reads any more."""
+    pipes = select.poll()
+    for stream in (1, 2):
+        pipes.register(stream, 0)
+    return {stream for stream, event in pipes.poll(0) if event & select.POLLERR}
+
+
 for name, command in COMMANDS.items():
-    app.command(name, context_settings=SETTINGS.get(name))(command)
+    app.command(name, context_settings=SETTINGS.get(name))(_ending_well(command))
+
+
+def _interrupted(number: int, frame: FrameType | None) -> None:
+    """Ctrl-C ends what is done now, in good order; the next one everything, at once."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    raise KeyboardInterrupt
 
 
 def main() -> None:
     """Run the command line; what a user asked wrongly ends in one sentence and exit code 2."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _interrupted)
     # A problem that begins with options ("--op=softmax --axis=1 8x10") is one word of the command line, not an option.
     words = [f" {word}" if problems.is_problem_text(word) else word for word in sys.argv[1:]]
     try:
         app(args=words, prog_name="gpucnn")
     except UsageError as error:
-        say(f"gpucnn: error: {error}")
+        tell(f"gpucnn: error: {error}")
         sys.exit(2)

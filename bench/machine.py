@@ -62,7 +62,7 @@ class Machine:
     def __init__(self, device: str) -> None:
         self.device = device
         self.threads = len(os.sched_getaffinity(0))
-        self.hardware, self._driver = _gpu() if device == "cuda" else (_cpu_name(), None)
+        self.hardware, self._driver = _gpu() if device == "cuda" else (cpu_name(), None)
         self._ceilings: dict[str, float] = {}
         _pin_threads(self.threads)
 
@@ -233,7 +233,7 @@ def _torch_product(device: str, arithmetic: str, side: int) -> tuple[Callable[[]
     return (multiply_on_gpu, torch.cuda.synchronize) if device == "cuda" else (multiply,)
 
 
-def _cpu_name() -> str:
+def cpu_name() -> str:
     info = Path("/proc/cpuinfo")
     match = re.search(r"^model name\s*:\s*(.+)$", info.read_text(), re.MULTILINE) if info.exists() else None
     return match[1].strip() if match else platform.processor() or platform.machine()

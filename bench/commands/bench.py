@@ -14,7 +14,8 @@ from typing import Annotated
 import typer
 
 from .. import UsageError, nvbench, records, report, runner
-from ..console import one_of, output, progress, say, warn
+from ..console import Quiet, one_of, output, progress, say, tell, warn
+from ..forecast import Forecast, cost
 from ..options import (
     Batches,
     Device,
@@ -63,8 +64,11 @@ def bench(
     ] = "gpucnn",
     timeout: Timeout = None,
     in_process: InProcess = False,
+    quiet: Quiet = False,
 ) -> None:
     """Validate strategies, time those that are right, record and tabulate the results.
+
+    With --quiet stdout has one line, the path of the records, and stderr what FAILED or is MISTRUSTED.
 
     Examples:
 
@@ -94,7 +98,9 @@ def bench(
         by_name = {(str(job.problem), job.strategy.name): job for job in left}
         ended, code = "The time is spent", 0
         try:
-            with progress(len(left)) as advance:
+            costs = [cost(job.problem, job.strategy, machine.device) for job in left]
+            forecast = Forecast(costs, runner.MEASUREMENT_S if time_budget is None else 0.0, time_budget)
+            with progress(len(left), forecast) as advance:
                 for record in runner.bench(left, worker, seed, time_budget):
                     if timer == "nvbench":
                         record = nvbench.checked(record, by_name[record.problem, record.strategy], CHECK_S, warn)
@@ -107,10 +113,13 @@ def bench(
     recorded = list(records.read(path, warn))
     done = len({job.key(machine, seed) for job in jobs} & {record.key for record in recorded})
     if done < len(jobs):
-        say(f"{ended}: {done} of {len(jobs)} are recorded.  Go on with: {_resume_command(path)}")
+        tell(f"{ended}: {done} of {len(jobs)} are recorded.  Go on with: {_resume_command(path)}")
     if code:
         raise typer.Exit(code)
-    report.show(report.grids(records.frame(recorded)), output())
+    if quiet:
+        print(path)
+    else:
+        report.show(report.grids(records.frame(recorded)), output())
     if any(record.verdict in FAULTS for record in recorded):
         raise typer.Exit(1)
 

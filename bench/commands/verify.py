@@ -12,7 +12,8 @@ from rich.text import Text
 
 from ...kernels.emulator import ORDERS, SANITIZERS, configure
 from .. import UsageError, report, runner
-from ..console import one_of, output, progress, say
+from ..console import Quiet, one_of, output, progress, tell
+from ..forecast import Forecast, cost
 from ..options import (
     Batches,
     Device,
@@ -51,8 +52,11 @@ def verify(
     sanitize: Sanitizers = None,
     timeout: Timeout = None,
     in_process: InProcess = False,
+    quiet: Quiet = False,
 ) -> None:
     """Check strategies against the float64 reference, and time nothing.
+
+    With --quiet stdout stays empty, and stderr has what FAILED or is MISTRUSTED.
 
     Examples:
 
@@ -70,14 +74,16 @@ def verify(
     announce(device, worker.machine)
     verdicts: list[tuple[runner.Job, Verdict]] = []
     try:
-        with progress(len(jobs)) as advance, configure(order=order, seed=seed, sanitize=sanitize or ()):
+        forecast = Forecast([cost(job.problem, job.strategy, worker.device) for job in jobs])
+        with progress(len(jobs), forecast) as advance, configure(order=order, seed=seed, sanitize=sanitize or ()):
             for job, verdict in runner.judge(jobs, worker, seed):
                 verdicts.append((job, verdict))
                 advance(verdict.verdict, f"{verdict.verdict} {job.strategy.name} {job.problem} {verdict.message}")
     except KeyboardInterrupt:
-        say(f"Interrupted: {len(jobs) - len(verdicts)} of {len(jobs)} were not verified.")
+        tell(f"Interrupted: {len(jobs) - len(verdicts)} of {len(jobs)} were not verified.")
         raise typer.Exit(130) from None
-    _print_verdicts(verdicts)
+    if not quiet:
+        _print_verdicts(verdicts)
     if any(verdict.verdict in FAULTS for _, verdict in verdicts):
         raise typer.Exit(1)
 

@@ -116,5 +116,5 @@ def test_a_commit_is_that_of_this_working_tree_only(monkeypatch, tmp_path):
 
 
 def test_the_slug_is_a_folders_name(monkeypatch):
-    monkeypatch.setattr(machine, "_cpu_name", lambda: "AMD EPYC 9554 64-Core (R)")
+    monkeypatch.setattr(machine, "cpu_name", lambda: "AMD EPYC 9554 64-Core (R)")
     assert Machine("cpu").slug == "amd-epyc-9554-64-core-r"
