@@ -7,7 +7,7 @@ import sys
 import typer
 
 from . import UsageError, problems
-from .commands import bench, emulate, inspect, list, table, verify
+from .commands import bench, emulate, inspect, list, report, table, verify
 from .console import say
 
 COMMANDS = {
@@ -15,6 +15,7 @@ COMMANDS = {
     "bench": bench.bench,
     "verify": verify.verify,
     "table": table.table,
+    "report": report.report,
     "inspect": inspect.inspect_kernels,
     "emulate": emulate.emulate_kernel,
 }
