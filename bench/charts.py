@@ -137,6 +137,11 @@ def _timed(rows: pd.DataFrame) -> pd.DataFrame:
     return rows[(rows["verdict"] == "PASSED") & (rows["time_us"] > 0)]
 
 
+def _compared(rows: pd.DataFrame) -> pd.DataFrame:
+    """What was timed beside the vendor's."""
+    return _timed(rows[rows["strategy"] != VENDOR]).dropna(subset="vs_vendor")
+
+
 def _values(rows: pd.DataFrame, *columns: str) -> list[dict[str, Any]]:
     """For a chart: numbers that JSON does not have are left out."""
     base = [column for column in ("id", "label", "strategy", "kind") if column in rows]
@@ -218,8 +223,10 @@ def _finished(chart: alt.Chart | alt.LayerChart, theme: Theme, height: int | alt
             titlePadding=8,
             labelLimit=220,
         )
-        .configure_legend(labelColor=theme.ink, labelFontSize=12, labelLimit=240, padding=0, offset=12)
-        .configure_title(color=theme.ink, anchor="start", fontSize=14, fontWeight=600, subtitleColor=theme.muted)
+        .configure_legend(labelColor=theme.ink, labelFontSize=12, labelLimit=240, padding=0, offset=12, symbolOpacity=1)
+        .configure_title(
+            color=theme.ink, anchor="start", offset=14, fontSize=14, fontWeight=600, subtitleColor=theme.muted
+        )
     )
 
 
@@ -244,8 +251,7 @@ def _one(theme: Theme) -> alt.Chart:
 
 def speedup(rows: pd.DataFrame, theme: Theme) -> Figure | None:
     """Speed relative to the vendor's, by network or operator: geometric means over marks for the single problems."""
-    compared = _timed(rows).dropna(subset="vs_vendor")
-    compared = compared[compared["strategy"] != VENDOR]
+    compared = _compared(rows)
     if compared.empty:
         return None
     names, groups = ordered(compared["strategy"]), list(dict.fromkeys(compared["group"]))
@@ -286,26 +292,23 @@ def speedup(rows: pd.DataFrame, theme: Theme) -> Figure | None:
     )
 
 
-def layers(rows: pd.DataFrame, theme: Theme) -> Figure | None:
-    """Speed relative to the vendor's, problem by problem: README's picture."""
-    compared = _timed(rows).dropna(subset="vs_vendor")
-    compared = compared[compared["strategy"] != VENDOR]
+def layers(rows: pd.DataFrame, theme: Theme, subtitle: str) -> Any:
+    """Speed relative to the vendor's, problem by problem: the picture of a README; None where nothing is compared."""
+    compared = _compared(rows)
     if compared.empty:
         return None
+    if compared["kind"].nunique() > 1:
+        compared = compared.assign(label=compared["label"] + " " + compared["kind"])
     names, labels = ordered(compared["strategy"]), list(dict.fromkeys(compared["label"]))
-    x = _log("vs_vendor", [*compared["vs_vendor"], 1.0], f"speed relative to {VENDOR}", theme, _TIMES, orient="top")
+    x = _log("vs_vendor", [*compared["vs_vendor"], 1.0], f"speed relative to {VENDOR}", theme, _TIMES)
     y = alt.Y("label:N", sort=labels, title=None, axis=alt.Axis(grid=True, labelColor=theme.ink))
     marks = (
         _base(_values(compared, "vs_vendor"))
-        .mark_point(filled=True, size=85, stroke=theme.paper, strokeWidth=1)
+        .mark_point(filled=True, size=95, stroke=theme.paper, strokeWidth=1)
         .encode(x=alt.X(**x), y=y, **_series(names, theme))
     )
-    return _figure(
-        *("layers", f"Speed relative to {VENDOR}, layer by layer", f"Right of 1×: faster than {VENDOR}."),
-        _finished(alt.layer(_one(theme), marks), theme, alt.Step(22), width=520),
-        compared,
-        theme,
-    )
+    title = alt.TitleParams(f"Speed relative to {VENDOR}, layer by layer", subtitle=subtitle)
+    return _finished(alt.layer(_one(theme), marks).properties(title=title), theme, alt.Step(25), width=560)
 
 
 def _tip(field: str, title: str | None = None, format: str = "") -> alt.Tooltip:
@@ -440,6 +443,11 @@ def sweeps(rows: pd.DataFrame, theme: Theme) -> list[Figure]:
         return []
     first = _richest(lines, fixed)
     choices = {name: [first[name], *(v for v in _sorted(lines[name]) if v != first[name])] for name in fixed}
+    same = ", ".join(
+        f"{name} {first[name]}".removeprefix("family ")
+        for name in fixed
+        if len(choices[name]) == 1 and name not in wide
+    )
     made = []
     for axis in (axis for axis in AXES if axis in wide):
         others = [name for name in fixed if name != axis]
@@ -476,7 +484,8 @@ def sweeps(rows: pd.DataFrame, theme: Theme) -> list[Figure]:
         made.append(
             _figure(
                 *(f"sweep-{axis}", f"Time against {AXES[axis]}"),
-                "Medians; the bands are from the first to the third quartile.",
+                f"Unnamed convolutions: {same or 'as chosen'}.  Medians; the bands are from the first to the third "
+                "quartile.",
                 _finished(alt.layer(band, line, points), theme, 280),
                 shown,
                 theme,
@@ -502,7 +511,10 @@ def _richest(lines: pd.DataFrame, fixed: Sequence[str]) -> dict[str, str]:
             for axis, masks in zip(AXES, others, strict=True)
         )
 
-    return max(lines[list(fixed)].to_dict("records"), key=beside)
+    rows = lines[list(fixed)].to_dict("records")
+    most = max(map(beside, rows))
+    ties = [row for row in rows if beside(row) == most]
+    return ties[len(ties) // 2]
 
 
 def stages(rows: pd.DataFrame, theme: Theme) -> Figure | None:

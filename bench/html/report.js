@@ -81,6 +81,10 @@ async function draw(figure) {
     select.addEventListener("chosen", () => view.signal(`at_${select.dataset.choice}`, select.value).runAsync());
 }
 
+// Paper has two columns of them, each of half its width.
+addEventListener("beforeprint", () => views.forEach((view) => view.width(340).run()));
+addEventListener("afterprint", () => dispatchEvent(new Event("resize")));
+
 let lit = null;
 for (const button of find("[data-lit]"))
   button.addEventListener("click", () => {
@@ -92,6 +96,11 @@ for (const button of find("[data-lit]"))
 // ---- The table of every record
 
 const machines = new Set(records.map((record) => record.machine));
+const files = new Set(records.map((record) => record.file));
+const shortest = (file) => {
+  const name = file.split("/").pop();
+  return [...files].filter((other) => other.split("/").pop() === name).length > 1 ? file : name;
+};
 const columns = [
   { title: "problem", text: true, value: (r) => r.label },
   { title: "strategy", text: true, value: (r) => r.record.strategy },
@@ -104,10 +113,10 @@ const columns = [
   { title: "vs torch", value: (r) => r.vs_vendor, show: (r) => times(r.vs_vendor) },
   { title: "% of floor", value: (r) => r.of_floor, show: (r) => figures(r.of_floor && 100 * r.of_floor) },
   { title: "error", value: (r) => r.record.accuracy?.error, show: (r) => order(r.record.accuracy?.error) },
-  { title: "operator", text: true, value: (r) => [r.record.operation, r.record.dtype, r.record.layout].join(" ") },
+  { title: "operator", text: true, value: (r) => [r.record.operation, r.record.dtype, ...(r.record.layout === "contiguous" ? [] : [r.record.layout])].join(" ") },
   { title: "machine", text: true, value: (r) => r.machine },
   { title: "message", text: true, value: (r) => r.record.message },
-  { title: "record", text: true, value: (r) => r.id, show: (r) => `${r.file}:${r.line}` },
+  { title: "record", text: true, value: (r) => r.id, show: (r) => `${shortest(r.file)}:${r.line}` },
 ].filter(
   (column) =>
     (column.title !== "machine" || machines.size > 1) &&

@@ -135,7 +135,11 @@ class Browser:
             " ".join(str(argument.get("value", argument.get("description"))) for argument in event["args"])
             for event in self._named("Runtime.consoleAPICalled")
         ]
-        return [*(details.get("exception", {}).get("description", details["text"]) for details in thrown), *said, *called]
+        return [
+            *(details.get("exception", {}).get("description", details["text"]) for details in thrown),
+            *said,
+            *called,
+        ]
 
     def requests(self) -> list[str]:
         """Every address that was asked for, of pages too."""

@@ -19,7 +19,15 @@ CPU = Provenance(
     *("0123456789abcdef", True, {"load_average": 0.5}),
 )
 GPU = Provenance(
-    *("2026-01-03T03:04:05+00:00", "host-b", "Linux 6", "Imagined H200", "570.1", 16, {"numpy": "2.1", "torch": "2.11"}),
+    *(
+        "2026-01-03T03:04:05+00:00",
+        "host-b",
+        "Linux 6",
+        "Imagined H200",
+        "570.1",
+        16,
+        {"numpy": "2.1", "torch": "2.11"},
+    ),
     *(None, None, {"sm_clock_mhz": 1980.0, "temperature_c": 41.0}),
 )
 LAYERS = (
@@ -28,7 +36,10 @@ LAYERS = (
     'g1mb1ic3ih224iw224oc64oh224ow224kh3kw3sh1sw1ph1pw1n"vgg16:conv1_1"',
 )
 SWEEP = tuple(
-    f"mb8ic64ih{size}oc64kh3sh{stride}ph{padding}" for size in (9, 14, 28, 56) for stride in (1, 2) for padding in (0, 1)
+    f"mb8ic64ih{size}oc64kh3sh{stride}ph{padding}"
+    for size in (9, 14, 28, 56)
+    for stride in (1, 2)
+    for padding in (0, 1)
 )
 OTHERS = ("--op=softmax --axis=1 64x1000", "--op=max_pool2d mb1ic64ih112kh3sh2ph1", "--op=linear mb8ic512oc1000")
 
@@ -53,9 +64,18 @@ def make(text, strategy, time_us=None, verdict="PASSED", message="", error=2e-7,
         "message": message,
         "algorithm": "implicit" if strategy == "torch" else None,
         "accuracy": None if verdict in ("UNSUPPORTED", "SKIPPED") else Accuracy(error, 0.25, 64, 128),
-        "timing": Timing(method, samples, samples[:4], stages, 4, 2, 1 << 26, samples[:3] if place is GPU else ()) if samples else None,
-        "work": Work(problem.flops(), problem.flops() // 2, problem.min_bytes(), 1 << 20, copy_gbs, rate,
-                     max(problem.flops() / rate, problem.min_bytes() / copy_gbs) / 1e3),
+        "timing": Timing(method, samples, samples[:4], stages, 4, 2, 1 << 26, samples[:3] if place is GPU else ())
+        if samples
+        else None,
+        "work": Work(
+            problem.flops(),
+            problem.flops() // 2,
+            problem.min_bytes(),
+            1 << 20,
+            copy_gbs,
+            rate,
+            max(problem.flops() / rate, problem.min_bytes() / copy_gbs) / 1e3,
+        ),
         "provenance": place,
         "spent_s": {"reference": 0.25, "timing": 1.5},
     }
@@ -70,8 +90,13 @@ def everything():
     ):
         for at, text in enumerate((*LAYERS, *SWEEP)):
             for number, strategy in enumerate(strategies):
-                yield make(text, strategy, speed * (200 + 50 * at) * (1 + 0.4 * ((number + at) % 4)),
-                           error=10.0 ** -(5 + number % 3), place=place)
+                yield make(
+                    text,
+                    strategy,
+                    speed * (200 + 50 * at) * (1 + 0.4 * ((number + at) % 4)),
+                    error=10.0 ** -(5 + number % 3),
+                    place=place,
+                )
         for text in OTHERS:
             yield make(text, "torch", 100.0 * speed, place=place, error=0.0)
             yield make(text, "numpy" if place is CPU else "triton_rows", 80.0 * speed, place=place)
