@@ -33,7 +33,7 @@ const percent = (value) => (value === undefined ? "" : `${figures(100 * value)}%
 // ---- What is shown: the choices at the top hold for charts, tables and records alike.
 
 const chosen = { machine: "", operation: "", dtype: "", layout: "" };
-const views = [];
+const views = new Map(); // figure -> its chart
 
 const kindShown = (kind) =>
   ["operation", "dtype", "layout"].every((name, part) => !chosen[name] || kind.split(" ")[part] === chosen[name]);
@@ -41,14 +41,11 @@ const kindShown = (kind) =>
 function choose() {
   for (const section of find("section.machine"))
     section.hidden = Boolean(chosen.machine) && section.dataset.machine !== chosen.machine;
-  const kinds = new Set();
   for (const block of find("[data-kinds]")) {
-    const shown = JSON.parse(block.dataset.kinds).filter(kindShown);
-    shown.forEach((kind) => kinds.add(kind));
-    block.hidden = !shown.length;
+    const kinds = JSON.parse(block.dataset.kinds).filter(kindShown);
+    block.hidden = !kinds.length;
+    if (kinds.length) views.get(block)?.signal("kinds", kinds).runAsync(); // a chart of nothing has no axes
   }
-  const all = Object.entries(chosen).every(([name, value]) => name === "machine" || !value);
-  for (const view of views) view.signal("kinds", all ? null : [...kinds]).runAsync();
   dispatchEvent(new Event("resize")); // charts that were hidden have no width yet
   fill();
 }
@@ -67,8 +64,9 @@ async function draw(figure) {
     actions: false,
     ast: true, // the page's policy forbids scripts made from text
     renderer: "svg",
+    logLevel: 1, // errors alone: it warns where nothing was measured of what is chosen of a sweep
   });
-  views.push(view);
+  views.set(figure, view);
   view.addEventListener("click", (_, item) => item?.datum?.id && open(item.datum.id));
   for (const select of find("[data-choice]", figure))
     select.addEventListener("change", () => {
@@ -90,7 +88,7 @@ for (const button of find("[data-lit]"))
   button.addEventListener("click", () => {
     lit = lit === button.dataset.lit ? null : button.dataset.lit;
     for (const other of find("[data-lit]")) other.setAttribute("aria-pressed", String(other.dataset.lit === lit));
-    for (const view of views) view.signal("lit", lit).runAsync();
+    for (const view of views.values()) view.signal("lit", lit).runAsync();
   });
 
 // ---- The table of every record
@@ -312,5 +310,5 @@ addEventListener("hashchange", followHash);
 fill();
 followHash();
 Promise.all(find("[data-chart]").map(draw)).then(() => {
-  document.documentElement.dataset.drawn = views.length;
+  document.documentElement.dataset.drawn = views.size;
 });
