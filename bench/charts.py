@@ -179,18 +179,23 @@ def _series(names: Sequence[str], theme: Theme, shape: bool = True) -> dict[str,
 
 
 def _log(
-    field: str, values: Iterable[float], title: str, theme: Theme, label: str = "format(datum.value, '~g')", **axis: Any
+    field: str,
+    values: Iterable[float],
+    title: str,
+    theme: Theme,
+    label: str = "format(datum.value, '~g')",
+    dense: bool = False,
 ) -> dict[str, Any]:
-    """A logarithmic axis' scale and ticks: powers of ten, or 1 2 5 where there are few of them."""
+    """A logarithmic axis' scale and ticks: powers of ten, or 1 2 5 where there are few of them, or where `dense`."""
     finite = [value for value in values if value > 0 and math.isfinite(value)] or [1.0]
     low, high = math.floor(math.log10(min(finite))), math.ceil(math.log10(max(finite)))
-    steps = (1,) if high - low > 2 else (1, 2, 5)
-    every = 1 + (high - low) // 7
+    steps = (1, 2, 5) if dense or high - low <= 2 else (1,)
+    every = 1 if dense else 1 + (high - low) // 7
     ticks = [step * 10.0**power for power in range(low, high + 1, every) for step in steps]
     return {
         "shorthand": f"{field}:Q",
         "scale": alt.Scale(type="log", nice=False, padding=10),
-        "axis": alt.Axis(values=ticks, labelExpr=label, title=title, labelOverlap="greedy", **axis),
+        "axis": alt.Axis(values=ticks, labelExpr=label, title=title, labelOverlap="greedy"),
     }
 
 
@@ -443,11 +448,9 @@ def sweeps(rows: pd.DataFrame, theme: Theme) -> list[Figure]:
         return []
     first = _richest(lines, fixed)
     choices = {name: [first[name], *(v for v in _sorted(lines[name]) if v != first[name])] for name in fixed}
-    same = ", ".join(
-        f"{name} {first[name]}".removeprefix("family ")
-        for name in fixed
-        if len(choices[name]) == 1 and name not in wide
-    )
+    alike = [name for name in fixed if len(choices[name]) == 1]
+    words = ", ".join(f"{name} {first[name]}".removeprefix("family ") for name in alike)
+    same = f": {words}" if words else ", the rest as chosen"
     made = []
     for axis in (axis for axis in AXES if axis in wide):
         others = [name for name in fixed if name != axis]
@@ -464,7 +467,7 @@ def sweeps(rows: pd.DataFrame, theme: Theme) -> list[Figure]:
             axis=alt.Axis(labelAngle=0, grid=False),
             scale=alt.Scale(padding=0.3),
         )
-        y = _log("time_us", shown["time_us"], "time, µs", theme)
+        y = _log("time_us", shown["time_us"], "time, µs", theme, dense=True)
         series = _series(ordered(shown["strategy"]), theme)
         band = base.mark_area(opacity=0.18).encode(
             x=x, y=alt.Y("q1_us:Q", scale=y["scale"]), y2="q3_us:Q", color=series["color"]
@@ -484,8 +487,7 @@ def sweeps(rows: pd.DataFrame, theme: Theme) -> list[Figure]:
         made.append(
             _figure(
                 *(f"sweep-{axis}", f"Time against {AXES[axis]}"),
-                f"Unnamed convolutions: {same or 'as chosen'}.  Medians; the bands are from the first to the third "
-                "quartile.",
+                f"Unnamed convolutions{same}.  Medians; the bands are from the first to the third quartile.",
                 _finished(alt.layer(band, line, points), theme, 280),
                 shown,
                 theme,

@@ -232,6 +232,14 @@ def verdict(rows: pd.DataFrame) -> Iterator[str]:
     for name, times in faults.items():
         means = {"FAILED": "wrong, or broke off", "MISTRUSTED": "on data that could not have shown a fault"}
         yield f"{_count(times, 'record')} {name} ({means.get(str(name), 'not run')}): not timed, and in no comparison."
+    yield from _disturbed(rows)
+
+
+def _disturbed(rows: pd.DataFrame) -> Iterator[str]:
+    """Whether the host had other work."""
+    load = max((gauges.get("load_average", 0.0) for gauges in rows["gauges"]), default=0.0)
+    if load > report.BUSY * rows["threads"].min():
+        yield f"The machine had other work, a load average of up to {figures(load)}: these times are disturbed."
 
 
 def _winners(contests: Sequence[Sequence[Mapping[str, Any]]]) -> Iterator[str]:

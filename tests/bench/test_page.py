@@ -162,6 +162,15 @@ def test_the_verdict_counts_wins_and_takes_the_mean_of_the_best_others():
     ]
 
 
+def test_the_verdict_says_where_the_machine_had_other_work():
+    def said(load, threads):
+        place = dataclasses.replace(CPU, threads=threads, gauges={"load_average": load})
+        return list(page.verdict(latest([make(LAYERS[0], "torch", 5.0), make(LAYERS[0], "numpy", 6.0, place=place)])))
+
+    assert said(3.5, 2)[-1] == "The machine had other work, a load average of up to 3.5: these times are disturbed."
+    assert not any("other work" in sentence for sentence in said(2.5, 2))
+
+
 @pytest.mark.parametrize(
     ("made", "said"),
     {
