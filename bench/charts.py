@@ -12,7 +12,7 @@ import math
 import operator
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import altair as alt
 
@@ -20,8 +20,7 @@ from ..kernels.problem import ConvProblem, output_size, parse
 from ..kernels.strategy import STRATEGIES
 from .report import MULTIPLYING, VENDOR
 
-if TYPE_CHECKING:
-    import pandas as pd
+Table = Any  # a pandas.DataFrame, whose annotations do not follow a choice of rows
 
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', 'Liberation Sans', Arial, sans-serif"
 SHAPES = (
@@ -58,7 +57,7 @@ DARK = Theme(
     ("#4ba3dd", "#f58b4c", "#2fc39a", "#e08fbd", "#edb84a", "#9ad2f5"),
 )
 PAGE = Theme(
-    *(f"var(--{name})" for name in ("ink", "muted", "rule", "paper", "vendor")),
+    *("var(--ink)", "var(--muted)", "var(--rule)", "var(--paper)", "var(--vendor)"),
     tuple(f"var(--series-{number})" for number in range(len(LIGHT.series))),
 )
 
@@ -95,7 +94,7 @@ def styles(names: Sequence[str], theme: Theme) -> dict[str, tuple[str, str]]:
     return {name: looks.get(name, (theme.vendor, VENDORS_SHAPE)) for name in names}
 
 
-def derive(frame: pd.DataFrame) -> pd.DataFrame:
+def derive(frame: Table) -> Table:
     """`records.load`'s table with what charts show of each record.
 
     of_best    its time over the shortest that passed on the same problem and machine
@@ -121,7 +120,7 @@ def derive(frame: pd.DataFrame) -> pd.DataFrame:
     return frame
 
 
-def figures_of(rows: pd.DataFrame, theme: Theme = PAGE) -> list[Figure]:
+def figures_of(rows: Table, theme: Theme = PAGE) -> list[Figure]:
     """Every chart that the records of one machine have something for; `rows` from `derive`, a record a problem."""
     made = (
         speedup(rows, theme),
@@ -133,16 +132,16 @@ def figures_of(rows: pd.DataFrame, theme: Theme = PAGE) -> list[Figure]:
     return [figure for figure in made if figure]
 
 
-def _timed(rows: pd.DataFrame) -> pd.DataFrame:
+def _timed(rows: Table) -> Table:
     return rows[(rows["verdict"] == "PASSED") & (rows["time_us"] > 0)]
 
 
-def _compared(rows: pd.DataFrame) -> pd.DataFrame:
+def _compared(rows: Table) -> Table:
     """What was timed beside the vendor's."""
     return _timed(rows[rows["strategy"] != VENDOR]).dropna(subset="vs_vendor")
 
 
-def _values(rows: pd.DataFrame, *columns: str) -> list[dict[str, Any]]:
+def _values(rows: Table, *columns: str) -> list[dict[str, Any]]:
     """For a chart: numbers that JSON does not have are left out."""
     base = [column for column in ("id", "label", "strategy", "kind") if column in rows]
     return [
@@ -203,7 +202,7 @@ _TIMES = "format(datum.value, '~g') + '×'"
 _ORDER = "format(datum.value, '.0e')"
 
 
-def _finished(chart: alt.Chart | alt.LayerChart, theme: Theme, height: int | alt.Step, width: int | None = None) -> Any:
+def _finished(chart: Any, theme: Theme, height: int | alt.Step, width: int | None = None) -> Any:
     """With size and looks."""
     sized = chart.properties(
         width=width or ("container" if theme is PAGE else 640),
@@ -240,7 +239,7 @@ def _figure(
     title: str,
     caption: str,
     chart: Any,
-    rows: pd.DataFrame,
+    rows: Table,
     theme: Theme,
     choices: Mapping[str, Sequence[str]] | None = None,
 ) -> Figure:
@@ -254,7 +253,7 @@ def _one(theme: Theme) -> alt.Chart:
     return alt.Chart(alt.InlineData(values=[{"one": 1}])).mark_rule(color=theme.ink, strokeWidth=1).encode(x="one:Q")
 
 
-def speedup(rows: pd.DataFrame, theme: Theme) -> Figure | None:
+def speedup(rows: Table, theme: Theme) -> Figure | None:
     """Speed relative to the vendor's, by network or operator: geometric means over marks for the single problems."""
     compared = _compared(rows)
     if compared.empty:
@@ -297,7 +296,7 @@ def speedup(rows: pd.DataFrame, theme: Theme) -> Figure | None:
     )
 
 
-def layers(rows: pd.DataFrame, theme: Theme, subtitle: str) -> Any:
+def layers(rows: Table, theme: Theme, subtitle: str) -> Any:
     """Speed relative to the vendor's, problem by problem: the picture of a README; None where nothing is compared."""
     compared = _compared(rows)
     if compared.empty:
@@ -320,7 +319,7 @@ def _tip(field: str, title: str | None = None, format: str = "") -> alt.Tooltip:
     return alt.Tooltip(f"{field}:{'Q' if format else 'N'}", title=title or field, format=format)
 
 
-def roofline(rows: pd.DataFrame, theme: Theme) -> Figure | None:
+def roofline(rows: Table, theme: Theme) -> Figure | None:
     """Effective rate against arithmetic intensity, under the ceilings that were measured."""
     shown = _timed(rows)
     shown = shown[shown["operation"].isin(MULTIPLYING) & (shown["intensity"] > 0) & (shown["rate"] > 0)]
@@ -367,7 +366,7 @@ def roofline(rows: pd.DataFrame, theme: Theme) -> Figure | None:
     )
 
 
-def accuracy(rows: pd.DataFrame, theme: Theme) -> Figure | None:
+def accuracy(rows: Table, theme: Theme) -> Figure | None:
     """Error against speed, of every strategy and the vendor's."""
     shown = _timed(rows)
     shown = shown[shown["error"].notna() & (shown["error"] < math.inf)]
@@ -431,7 +430,7 @@ def _numbers(text: str) -> list[int]:
     return [int(number) for number in text.replace(",", "x").split("x")]
 
 
-def sweeps(rows: pd.DataFrame, theme: Theme) -> list[Figure]:
+def sweeps(rows: Table, theme: Theme) -> list[Figure]:
     """Time against size, stride and padding, of unnamed convolutions that differ in these alone."""
     import pandas as pd
 
@@ -497,12 +496,12 @@ def sweeps(rows: pd.DataFrame, theme: Theme) -> list[Figure]:
     return made
 
 
-def _sorted(values: pd.Series) -> list[str]:
+def _sorted(values: Table) -> list[str]:
     texts = list(dict.fromkeys(values))
     return texts if any(" " in text for text in texts) else sorted(texts, key=_numbers)
 
 
-def _richest(lines: pd.DataFrame, fixed: Sequence[str]) -> dict[str, str]:
+def _richest(lines: Table, fixed: Sequence[str]) -> dict[str, str]:
     """The problem that has most others beside it along the axes: what a reader sees first."""
 
     def beside(line: Mapping[str, str]) -> int:
@@ -519,7 +518,7 @@ def _richest(lines: pd.DataFrame, fixed: Sequence[str]) -> dict[str, str]:
     return ties[len(ties) // 2]
 
 
-def stages(rows: pd.DataFrame, theme: Theme) -> Figure | None:
+def stages(rows: Table, theme: Theme) -> Figure | None:
     """How the stages of a launch share its time, by strategy and network or operator."""
     shown = _timed(rows)
     shown = shown[[bool(times) for times in shown["stage_times_us"]]]

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jinja2
 import vl_convert
@@ -28,11 +28,9 @@ from markupsafe import Markup
 from ..kernels import __version__
 from ..kernels.strategy import STRATEGIES
 from . import charts, records, report
+from .charts import Table
 from .records import VERDICTS, Record
 from .report import METHODS, VENDOR, Grid, figures
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 FILES = Path(__file__).parent / "html"
 COLDEST = 10  # times the best: from here on a cell has no colour
@@ -71,7 +69,7 @@ def read(paths: Sequence[Path], warn: Callable[[str], None]) -> list[Source]:
     ]
 
 
-def table(sources: Sequence[Source]) -> pd.DataFrame:
+def table(sources: Sequence[Source]) -> Table:
     """`charts.derive`'s table of all records.
 
     `id` numbers them; `machine` is hardware and threads; `superseded`: a later record is of the same problem, strategy
@@ -156,7 +154,7 @@ def _vega(figure: charts.Figure) -> dict[str, Any]:
 @cache
 def _bundle() -> str:
     """Vega-Lite, Vega and what embeds them: one script."""
-    return vl_convert.javascript_bundle()
+    return vl_convert.javascript_bundle()  # pyright: ignore[reportCallIssue]  # its stub wants a snippet
 
 
 def _digest(script: str) -> str:
@@ -173,7 +171,7 @@ def _place(record: Record) -> str:
     return json.dumps({name: value for name, value in vars(record.provenance).items() if name not in VARYING})
 
 
-def _payload(sources: Sequence[Source], frame: pd.DataFrame) -> Iterator[dict[str, Any]]:
+def _payload(sources: Sequence[Source], frame: Table) -> Iterator[dict[str, Any]]:
     """What the scripts know of each record; the rest of its provenance is in `place`."""
     places = {place: number for number, place in enumerate(_places(sources))}
     for source, row in zip(sources, frame.to_dict("records"), strict=True):
@@ -203,7 +201,7 @@ def command(row: Mapping[str, Any]) -> str:
     return shlex.join([*words, *(["--seed", str(row["seed"])] if row["seed"] else [])])
 
 
-def _section(machine: str, rows: pd.DataFrame) -> Section:
+def _section(machine: str, rows: Table) -> Section:
     latest = rows[~rows["superseded"]]
     kinds = latest.groupby("kind", sort=False)
     return Section(
@@ -215,7 +213,7 @@ def _section(machine: str, rows: pd.DataFrame) -> Section:
     )
 
 
-def verdict(rows: pd.DataFrame) -> Iterator[str]:
+def verdict(rows: Table) -> Iterator[str]:
     """What the records of one machine say, in sentences; the first sums up."""
     timed = rows[(rows["verdict"] == "PASSED") & (rows["time_us"] > 0)].sort_values("time_us")
     lines = [list(line.to_dict("records")) for _, line in timed.groupby("problem", sort=False)]
@@ -235,7 +233,7 @@ def verdict(rows: pd.DataFrame) -> Iterator[str]:
     yield from _disturbed(rows)
 
 
-def _disturbed(rows: pd.DataFrame) -> Iterator[str]:
+def _disturbed(rows: Table) -> Iterator[str]:
     """Whether the host had other work."""
     load = max((gauges.get("load_average", 0.0) for gauges in rows["gauges"]), default=0.0)
     if load > report.BUSY * rows["threads"].min():
@@ -270,7 +268,7 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def facts(rows: pd.DataFrame) -> Iterator[tuple[str, str]]:
+def facts(rows: Table) -> Iterator[tuple[str, str]]:
     """What was measured on what, when and how, from the records of one machine."""
     timed = rows[rows["verdict"] == "PASSED"]
     dates = sorted({utc[:10] for utc in rows["utc"]})

@@ -147,16 +147,17 @@ def test_the_verdict_counts_wins_and_takes_the_mean_of_the_best_others():
     made = [
         *(make(LAYERS[0], "torch", 100.0), make(LAYERS[0], "numpy_direct", 50.0), make(LAYERS[0], "numpy_fft", 900.0)),
         *(make(LAYERS[1], "torch", 100.0), make(LAYERS[1], "numpy_direct", 101.0)),
+        *(make(SWEEP[0], "torch", 100.0), make(SWEEP[0], "numpy_direct", 50.0)),
         *(make(LAYERS[2], "torch", 100.0), make(LAYERS[2], "numpy_direct", verdict="FAILED", message="wrong")),
     ]
     summary, *others = page.verdict(latest(made))
     assert summary == (
-        "torch is the fastest on 1 of 2 problems.  The best of the others, chosen for each problem, beats it on 1 of 2 "
-        "and reaches 1.41× its speed in the geometric mean."  # the root of 2 * 100 / 101
+        "torch is the fastest on 1 of 3 problems.  The best of the others, chosen for each problem, beats it on 2 of 3 "
+        "and reaches 1.58× its speed in the geometric mean."  # the cube root of 2 * 2 * 100 / 101
     )
     assert others == [
-        "Fastest: numpy_direct on 1, torch on 1.",
-        "On 1 of 2 problems the quartiles of the first and the second overlap: these are no clear wins.",
+        "Fastest: numpy_direct on 2, torch on 1.",
+        "On 1 of 3 problems the quartiles of the first and the second overlap: these are no clear wins.",
         "1 problem more timed by one strategy alone.",
         "1 record FAILED (wrong, or broke off): not timed, and in no comparison.",
     ]
