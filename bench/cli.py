@@ -15,7 +15,7 @@ import typer
 
 from ..kernels import __version__
 from . import UsageError, problems
-from .commands import bench, bitwise, capture, doctor, emulate, inspect, list, table, verify
+from .commands import bench, bitwise, capture, doctor, emulate, inspect, list, report, table, verify
 from .console import tell
 
 COMMANDS = {
@@ -24,6 +24,7 @@ COMMANDS = {
     "verify": verify.verify,
     "bitwise": bitwise.bitwise,
     "table": table.table,
+    "report": report.report,
     "inspect": inspect.inspect_kernels,
     "emulate": emulate.emulate_kernel,
     "capture": capture.capture,
