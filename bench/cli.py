@@ -7,7 +7,7 @@ import sys
 import typer
 
 from . import UsageError, problems
-from .commands import bench, emulate, inspect, list, table, verify
+from .commands import bench, emulate, inspect, list, merge, table, verify
 from .console import say
 
 COMMANDS = {
@@ -17,6 +17,7 @@ COMMANDS = {
     "table": table.table,
     "inspect": inspect.inspect_kernels,
     "emulate": emulate.emulate_kernel,
+    "merge": merge.merge,
 }
 
 app = typer.Typer(

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from .. import UsageError, records, report, runner
+from .. import UsageError, journal, records, report, runner
 from ..console import output, progress, say, warn
 from ..machine import host_cache_bytes
 from ..options import (
@@ -69,7 +69,7 @@ def bench(
         raise UsageError("--resume needs --out: the file to go on with")
     path = out or records.RESULTS / machine.slug / f"bench-{datetime.now(timezone.utc):%Y%m%dT%H%M%SZ}.jsonl"
     timer = GpuTimer() if machine.device == "cuda" else HostTimer(machine.threads, host_cache_bytes())
-    with records.Writer(path, resume, warn) as writer:
+    with journal.Writer(path, resume, warn) as writer:
         announce(device, machine)
         left = [job for job in jobs if job.key(machine, seed) not in writer.finished]
         say(f"Recording to {path}" + (f"; {len(jobs) - len(left)} of {len(jobs)} are there already" if resume else ""))
@@ -81,7 +81,7 @@ def bench(
                     advance(record.verdict, _record_line(record))
         except KeyboardInterrupt:
             ended, code = "Interrupted", 130
-        except runner.DeviceLost as error:
+        except (runner.DeviceLost, journal.Unwritable) as error:
             ended, code = str(error), 1
     recorded = list(records.read(path, warn))
     done = len({job.key(machine, seed) for job in jobs} & {record.key for record in recorded})
