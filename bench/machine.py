@@ -75,7 +75,7 @@ class Machine:
 
     def copy_gbs(self) -> float:
         """Bandwidth of a large copy, bytes read plus bytes written, in 10^9 bytes a second."""
-        return self._ceiling("copy", lambda: _copy_gbs(self.device, self.threads))
+        return self.ceiling("copy")
 
     def rate_gflops(self, problem: Problem) -> float:
         """Rate of a large matrix product in the problem's arithmetic, in 10^9 operations a second.
@@ -84,11 +84,13 @@ class Machine:
         """
         tf32 = self.device == "cuda" and getattr(problem, "allow_tf32", False)
         arithmetics = {problem.dtype, "tf32" if tf32 else problem.dtype if problem.dtype == "float64" else "float32"}
-        return max(self._ceiling(name, lambda name=name: _rate_gflops(self.device, name)) for name in arithmetics)
+        return max(map(self.ceiling, arithmetics))
 
-    def _ceiling(self, name: str, measure: Callable[[], float]) -> float:
+    def ceiling(self, name: str) -> float:
+        """That of "copy", or of an arithmetic: "float32", "tf32", ..."""
         if name not in self._ceilings:
-            self._ceilings[name] = measure()
+            copy = name == "copy"
+            self._ceilings[name] = _copy_gbs(self.device, self.threads) if copy else _rate_gflops(self.device, name)
         return self._ceilings[name]
 
     def synchronize(self) -> None:

@@ -9,7 +9,7 @@ import typer
 
 from ..kernels.emulator import SANITIZERS
 from ..kernels.problem import DTYPES, INTEGERS, LAYOUTS, OPERATIONS
-from . import problems, runner
+from . import isolation, problems, runner, worker
 from .console import one_of, say, warn
 from .machine import Machine, choose_device
 
@@ -57,6 +57,24 @@ Seed = Annotated[int, typer.Option(min=0, help="Of the random inputs.")]
 Sanitizers = Annotated[
     list[str] | None, typer.Option("--sanitize", help=f"{', '.join(SANITIZERS)}; repeatable.", show_default=False)
 ]
+Timeout = Annotated[
+    float | None,
+    typer.Option(
+        metavar="SECONDS",
+        min=0.1,
+        help="Of each step of a strategy on a problem, after which it is killed; to compile it may take ten times as "
+        "long. Default: 60 or, where more is sampled, ten times that; ten times as long for an interpreted one.",
+        show_default=False,
+    ),
+]
+InProcess = Annotated[
+    bool,
+    typer.Option(
+        "--in-process",
+        help="Run strategies in this process, for a debugger, a profiler or what they print: nothing bounds their time "
+        "and memory, and one that crashes ends the run.",
+    ),
+]
 
 
 def selected_jobs(
@@ -87,6 +105,17 @@ def chosen_machine(device: str) -> Machine:
     """The machine to run on."""
     (wanted,) = one_of("--device", [device], ("auto", "cpu", "cuda"))
     return Machine(choose_device(wanted))
+
+
+def chosen_worker(
+    context: typer.Context, device: str, timeout_s: float | None, in_process: bool
+) -> isolation.Isolated | worker.InProcess:
+    """Who judges strategies on that device, until the command ends."""
+    (wanted,) = one_of("--device", [device], ("auto", "cpu", "cuda"))
+    chosen = choose_device(wanted)
+    found = worker.InProcess(Machine(chosen)) if in_process else isolation.Isolated(chosen, timeout_s)
+    context.call_on_close(found.close)
+    return found
 
 
 def announce(device: str, machine: Machine) -> None:

@@ -1,14 +1,22 @@
-"""Validation: may a strategy be timed on this problem?
+"""Validation: may a strategy be timed on this problem, and was it still right when it had been?
 
 The launch is prepared once and called once on each set of inputs, in the same memory, so that a launch which is right
 only the first time, or which remembers its answer, is found out.  Before each call every output is filled with 0xFF
-bytes; after it every output is compared with the oracle, and guard bands and inputs are looked at.
+bytes.  What counts is what stands in the outputs when the call returns, or on a GPU when the stream that it was
+launched on has ended: that is copied at once, compared with the oracle, and later with what then stands there.  Guard
+bands, inputs and earlier results are looked at too.
+
+After timing, what the timed launches have left is compared, and each set of arrays gets one more call, on other inputs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import contextlib
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,20 +24,34 @@ import numpy as np
 from ..kernels import arrays
 from ..kernels.problem import Problem
 from ..kernels.strategy import Strategy
-from .buffers import Subject
+from .buffers import Buffer, Subject
 from .machine import Machine
 from .oracle import Oracle
-from .records import Accuracy
+from .records import Accuracy, Timing
+
+LATE_S = 0.02  # that what is wrong is given to become right, which is wrong too
+FRESH_CALLS = 10  # on inputs that a launch has never had, of which one may not take much longer than what was sampled:
+FRESH_RATIO, FRESH_US = 4, 100  # times as long, and at least this
+
+_clock_ns = time.perf_counter_ns  # before any strategy could put another in its place
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What validation found: one of `records.VERDICTS`.  `subject` is there, and may be timed, where that is PASSED."""
+    """What validation found: one of `records.VERDICTS`.  `subject` is there, and may be timed, where that is PASSED.
+
+    tainted  the strategy did what this process cannot be trusted after
+    """
 
     verdict: str
     message: str = ""
     accuracy: Accuracy | None = None
     subject: Subject | None = None
+    tainted: bool = False
+
+    def failed(self, message: str, tainted: bool = False) -> Verdict:
+        """The same, but for what came up later."""
+        return replace(self, verdict="FAILED", message=message, subject=None, tainted=self.tainted or tainted)
 
 
 @dataclass(frozen=True)
@@ -46,9 +68,18 @@ class Fault(Exception):
 
 
 def validate(
-    strategy: Strategy, problem: Problem, machine: Machine, oracles: Sequence[Oracle], **config: Any
+    strategy: Strategy,
+    problem: Problem,
+    machine: Machine,
+    oracles: Sequence[Oracle],
+    *,
+    began: Callable[[str], None] = lambda step: None,
+    **config: Any,
 ) -> Verdict:
-    """Judge a strategy on one problem by every oracle in turn, with one of its configurations, by default the first."""
+    """Judge a strategy on one problem by every oracle in turn, with one of its configurations, by default the first.
+
+    `began` is told of "compilation", which the first call is part of, and of "validation".
+    """
     if any(0 in shape for shape in problem.outputs().values()):
         return Verdict("SKIPPED", "The output is empty.")
     reasons = strategy.unsupported(problem, machine.device)
@@ -56,25 +87,60 @@ def validate(
         return Verdict("UNSUPPORTED", " ".join(reasons))
     comparisons: list[Comparison] = []
     faults: list[str] = []
-    subject = None
+    subject = calls = None
+    began("compilation")
     try:
         launch = _attempt("prepare", lambda: strategy.prepare(problem, machine.device, **config))
         subject = _attempt("allocation", lambda: Subject(strategy, problem, machine.device, launch))
+        calls = _Calls(subject, strategy, problem, machine)
         for call, oracle in enumerate(oracles, 1):
-            found, wrong = _judge_call(subject, strategy, problem, machine, oracle)
+            outputs = calls.launched(oracle)
+            began("validation")
+            found, wrong = calls.judged(outputs, oracle)
             comparisons += found
             faults += [f"call {call}, on {oracle.inputs.kind}: {fault}" for fault in wrong]
             if faults:
                 break
+        if not faults:
+            faults += calls.repeated(outputs, oracle)
     except Fault as fault:
         faults.append(str(fault))
-    accuracy = _accuracy(comparisons, problem, oracles[0])
+    accuracy, tainted = _accuracy(comparisons, problem, oracles[0]), calls is not None and calls.tainted
     if faults:
-        return Verdict("FAILED", "; ".join(faults), accuracy)
+        return Verdict("FAILED", "; ".join(faults), accuracy, tainted=tainted)
     doubts = [oracle.doubt() for oracle in oracles]
     if all(doubts):
         return Verdict("MISTRUSTED", " ".join(map(str, doubts)), accuracy)
     return Verdict("PASSED", "", accuracy, subject)
+
+
+def after_timing(
+    subjects: Sequence[Subject],
+    strategy: Strategy,
+    problem: Problem,
+    machine: Machine,
+    oracles: Sequence[Oracle],
+    timing: Timing,
+) -> Verdict:
+    """Judge what launches of the last oracle's inputs left in each subject's memory, and a call on the first's."""
+    faults: list[str] = []
+    tainted = False
+    for subject in subjects:
+        calls = _Calls(subject, strategy, problem, machine)
+        try:
+            stood = {name: _Output(buffer.array, buffer) for name, buffer in subject.outputs.items()}
+            outputs = calls.launched(oracles[0])
+            own = {name: stood[name] for name, output in outputs.items() if output.buffer is not None}
+            faults += [comparison.fault for comparison in calls.compared(own, oracles[-1]) if comparison.fault]
+            faults += calls.judged(outputs, oracles[0])[1]
+            if not faults and subject is subjects[0] and machine.device == "cpu":
+                faults += calls.slower(oracles[-1], timing)
+        except Fault as fault:
+            faults.append(str(fault))
+        tainted |= calls.tainted
+        if faults:
+            return Verdict("FAILED", "after timing: " + "; ".join(dict.fromkeys(faults)), tainted=tainted)
+    return Verdict("PASSED")
 
 
 def _attempt(step: str, call: Callable[[], Any]) -> Any:
@@ -89,35 +155,135 @@ def raised(step: str, error: Exception) -> str:
     return f"{step} raised {type(error).__name__}: {error}"
 
 
-def _judge_call(
-    subject: Subject, strategy: Strategy, problem: Problem, machine: Machine, oracle: Oracle
-) -> tuple[list[Comparison], list[str]]:
-    """Launch once on the oracle's inputs: how each output compares, and all that is wrong."""
+class _Output:
+    """One output of a call, kept as it stood when the launch had ended.  `buffer`: where it lies in one of ours."""
 
-    def launch() -> dict[str, Any]:
-        results = subject()
+    def __init__(self, array: Any, buffer: Buffer | None) -> None:
+        self.array, self.buffer = array, buffer if buffer is not None and array is buffer.array else None
+        self._kept = self.buffer.kept() if self.buffer else _copy(array)
+
+    def values(self, dtype: str) -> np.ndarray:
+        return self.buffer.values(self._kept) if self.buffer else _values(self._kept, dtype)
+
+    def stands(self) -> bool:
+        """Whether it is still what it was."""
+        if self.buffer:
+            return self.buffer.stands(self._kept)
+        return bool((_bits(self.array) == _bits(self._kept)).all())
+
+
+def _copy(array: Any) -> Any:
+    return array.clone() if arrays.library_of(array) == "torch" else array.copy(order="K")
+
+
+def _bits(array: Any) -> Any:
+    """An array as integers, which compare where NaN does not."""
+    size = array.element_size() if arrays.library_of(array) == "torch" else array.itemsize
+    if arrays.library_of(array) == "torch":
+        import torch
+
+        return array.detach().view(getattr(torch, f"int{8 * size}"))
+    return array.view(f"int{8 * size}")
+
+
+class _Calls:
+    """Calls of a subject, and what is wrong with them.  `tainted`: it did what this process cannot be trusted after."""
+
+    def __init__(self, subject: Subject, strategy: Strategy, problem: Problem, machine: Machine) -> None:
+        self._subject, self._strategy, self._problem, self._machine = subject, strategy, problem, machine
+        self._earlier: list[dict[str, _Output]] = []
+        self.tainted = False
+
+    def launched(self, oracle: Oracle) -> dict[str, _Output]:
+        """Launch once on the oracle's inputs.  Raises Fault."""
+        subject, machine = self._subject, self._machine
+
+        def launch() -> dict[str, _Output]:
+            with _stream_of_its_own(machine):
+                results = subject()
+                named = dict(zip(self._problem.outputs(), results, strict=True))
+                outputs = {name: _Output(result, subject.outputs.get(name)) for name, result in named.items()}
+            machine.synchronize()
+            return outputs
+
+        subject.put(oracle.inputs.arrays)
         machine.synchronize()
-        return dict(zip(problem.outputs(), results, strict=True))
+        return _attempt("launch", launch)
 
-    subject.put(oracle.inputs.arrays)
-    results, library = _attempt("launch", launch), strategy.library_on(machine.device)
-    comparisons, faults = [], []
-    for name, result in results.items():
-        form = _attempt("launch", lambda name=name, result=result: _wrong_form(name, result, library, problem))
-        if form:
-            faults.append(form)
-            continue
-        buffer = subject.outputs.get(name)
-        got = buffer.values() if buffer and result is buffer.array else _values(result, problem.dtypes()[name])
-        comparisons.append(compare(name, got, oracle, strategy.algorithm))
-    faults += [comparison.fault for comparison in comparisons if comparison.fault]
-    for name, buffer in {**subject.inputs, **subject.outputs}.items():
-        if not buffer.guards_hold():
-            faults.append(f"it wrote outside of {name}")
-    for name, buffer in subject.inputs.items():
-        if not buffer.holds(oracle.inputs.arrays[name]):
-            faults.append(f"it changed its input {name}")
-    return comparisons, faults
+    def judged(self, outputs: dict[str, _Output], oracle: Oracle) -> tuple[list[Comparison], list[str]]:
+        """How each output of the last call compares, and all that is wrong with it."""
+        subject, library = self._subject, self._strategy.library_on(self._machine.device)
+        forms = {
+            name: _attempt("launch", partial(_wrong_form, name, output.array, library, self._problem))
+            for name, output in outputs.items()
+        }
+        faults = [form for form in forms.values() if form]
+        formed = {name: output for name, output in outputs.items() if not forms[name]}
+        comparisons = self.compared(formed, oracle)
+        faults += [comparison.fault for comparison in comparisons if comparison.fault]
+        harm = [f"it wrote outside of {name}" for name, buffer in subject.buffers.items() if not buffer.guards_hold()]
+        for name, buffer in subject.inputs.items():
+            if not buffer.holds(oracle.inputs.arrays[name]):
+                faults.append(f"it changed its input {name}")
+            faults += [f"{of} shares memory with {name}" for of, output in formed.items() if _overlap(output, buffer)]
+        if faults:
+            time.sleep(LATE_S)
+        late = "it had returned" if self._machine.device == "cpu" else "its stream had ended"
+        harm += [f"it wrote to {name} after {late}" for name, output in formed.items() if not output.stands()]
+        for earlier in self._earlier:
+            changed = [name for name, output in earlier.items() if not output.stands()]
+            harm += [f"it wrote to the {name} that an earlier call had returned" for name in changed]
+        self._earlier.append({name: output for name, output in formed.items() if output.buffer is None})
+        self.tainted |= bool(harm)
+        return comparisons, faults + harm
+
+    def compared(self, outputs: dict[str, _Output], oracle: Oracle) -> list[Comparison]:
+        dtypes = self._problem.dtypes()
+        return [
+            compare(name, output.values(dtypes[name]), oracle, self._strategy.algorithm)
+            for name, output in outputs.items()
+        ]
+
+    def repeated(self, outputs: dict[str, _Output], oracle: Oracle) -> list[str]:
+        return []
+
+    def slower(self, oracle: Oracle, timing: Timing) -> list[str]:
+        """Whether the samples could be of calls that compute: one on inputs that it never had takes about as long."""
+        sampled_us = statistics.median(timing.cold_us)
+        most_us = max(FRESH_RATIO * sampled_us, sampled_us + FRESH_US)
+        for turn in range(1, FRESH_CALLS + 1):
+            rolled = {name: np.roll(array, turn, -1) for name, array in oracle.inputs.arrays.items()}
+            self._subject.put(rolled)
+            begun = _clock_ns()
+            _attempt("launch", self._subject)
+            taken_us = (_clock_ns() - begun) / 1e3
+            if taken_us <= most_us:
+                return []
+        return [f"its samples are of {sampled_us:.3g} us, but a call on inputs that it never had takes {taken_us:.3g}"]
+
+
+@contextlib.contextmanager
+def _stream_of_its_own(machine: Machine) -> Iterator[None]:
+    """On a GPU, torch's and CuPy's current stream is one that waits for no other, and that no other waits for."""
+    if machine.device == "cpu":
+        yield
+        return
+    import torch
+
+    stream = torch.cuda.Stream()
+    with contextlib.ExitStack() as entered:
+        entered.enter_context(torch.cuda.stream(stream))
+        with contextlib.suppress(ModuleNotFoundError):
+            import cupy
+
+            entered.enter_context(cupy.cuda.ExternalStream(stream.cuda_stream))
+        yield
+
+
+def _overlap(output: _Output, buffer: Buffer) -> bool:
+    """Whether an output lies where an input does."""
+    (begin, end), (first, last) = arrays.span(output.array), buffer.span()
+    return begin < last and first < end
 
 
 def _wrong_form(name: str, array: Any, library: str, problem: Problem) -> str | None:
