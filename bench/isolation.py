@@ -28,7 +28,7 @@ from . import UsageError, runner, worker
 from .machine import Machine, host_free_bytes
 from .records import Provenance
 from .validate import Verdict
-from .worker import Began, Messages, Outcome, Ready, Task, send
+from .worker import Began, Messages, Outcome, Ready, Settings, Task, send
 
 _now = time.monotonic
 STEP_S = 60.0  # that a step may take, by default
@@ -58,7 +58,7 @@ class Isolated:
     def __init__(self, device: str, timeout_s: float | None = None, memory_bytes: int | None = None) -> None:
         self.device, self._timeout_s, self._memory_bytes = device, timeout_s, memory_bytes
         self._machine: _Elsewhere | None = None
-        self._process: _Process | None = _Process(device, memory_bytes)
+        self._process: _Process | None = _Process(Settings(device), memory_bytes)
         self._unrecorded_s: Counter[str] = Counter()  # what was spent on none of the outcomes so far
 
     def __enter__(self) -> Isolated:
@@ -113,7 +113,7 @@ class Isolated:
         """The process, started where there is none, and waited for."""
         begun = _now()
         if self._process is None:
-            self._process = _Process(self.device, self._memory_bytes)
+            self._process = _Process(Settings(self.device), self._memory_bytes)
         if not self._process.ready:
             try:
                 ready = self._process.answer(None, _now())
@@ -173,13 +173,13 @@ class _Process:
     spent_s  on each step of what it was asked last
     """
 
-    def __init__(self, device: str, memory_bytes: int | None) -> None:
+    def __init__(self, settings: Settings, memory_bytes: int | None) -> None:
         self.ready, self._killed, self.spent_s, self._step, self._since = False, False, {}, "start", _now()
         self._memory_bytes = memory_bytes or int(MEMORY_SHARE * host_free_bytes())
         self._messages, self._inbox, self._tail = Messages(), [], b""
         self._socket, theirs = socket.socketpair()
         start = f"from {worker.__name__} import main; main()"
-        command = [sys.executable, "-c", start, str(theirs.fileno()), str(os.getpid()), device]
+        command = [sys.executable, "-c", start, str(theirs.fileno()), str(os.getpid())]
         # It finds what this process finds, and no module that happens to lie in the current folder besides.
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONSAFEPATH": "1"}
         with theirs:
@@ -200,6 +200,7 @@ class _Process:
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
+        send(self._socket, settings)
         assert self._process.stdout is not None
         self._selector = selectors.DefaultSelector()
         for source in (self._socket, self._process.stdout):

@@ -29,6 +29,7 @@ from .machine import Machine
 from .oracle import Oracle
 from .records import Accuracy, Timing
 
+CALLS, CALLS_S = 32, 0.05  # after timing, of each subject, as many as this time allows: the last is looked at
 LATE_S = 0.02  # that what is wrong is given to become right, which is wrong too
 FRESH_CALLS = 10  # on inputs that a launch has never had, of which one may not take much longer than what was sampled:
 FRESH_RATIO, FRESH_US = 4, 100  # times as long, and at least this
@@ -129,6 +130,7 @@ def after_timing(
         calls = _Calls(subject, strategy, problem, machine)
         try:
             stood = {name: _Output(buffer.array, buffer) for name, buffer in subject.outputs.items()}
+            calls.more()
             outputs = calls.launched(oracles[0])
             own = {name: stood[name] for name, output in outputs.items() if output.buffer is not None}
             faults += [comparison.fault for comparison in calls.compared(own, oracles[-1]) if comparison.fault]
@@ -244,6 +246,15 @@ class _Calls:
             for name, output in outputs.items()
         ]
 
+    def more(self) -> None:
+        """Launch more often, so that what begins to go wrong after a number of calls has begun to."""
+        end_ns = _clock_ns() + CALLS_S * 1e9
+        for _ in range(CALLS):
+            _attempt("launch", self._subject)
+            if _clock_ns() >= end_ns:
+                break
+        self._machine.synchronize()
+
     def repeated(self, outputs: dict[str, _Output], oracle: Oracle) -> list[str]:
         return []
 
@@ -252,7 +263,7 @@ class _Calls:
         sampled_us = statistics.median(timing.cold_us)
         most_us = max(FRESH_RATIO * sampled_us, sampled_us + FRESH_US)
         for turn in range(1, FRESH_CALLS + 1):
-            rolled = {name: np.roll(array, turn, -1) for name, array in oracle.inputs.arrays.items()}
+            rolled = {name: np.roll(array, turn) for name, array in oracle.inputs.arrays.items()}
             self._subject.put(rolled)
             begun = _clock_ns()
             _attempt("launch", self._subject)

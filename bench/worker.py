@@ -42,6 +42,14 @@ CLOCKS = ("perf_counter", "perf_counter_ns", "monotonic", "monotonic_ns", "time"
 
 
 @dataclass(frozen=True)
+class Settings:
+    """Of a process: its device, and what is to be flushed between samples on a host, half of it."""
+
+    device: str
+    cache_bytes: int = dataclasses.field(default_factory=host_cache_bytes)
+
+
+@dataclass(frozen=True)
 class Task:
     """One strategy on one problem: what `Isolated` asks its process for.
 
@@ -77,7 +85,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Ready:
-    """A worker's first message: what it runs on."""
+    """What a process runs on: its answer to `Settings`."""
 
     device: str
     hardware: str
@@ -134,9 +142,9 @@ class InProcess:
     The reference of the last problem is kept for the strategies that come next.
     """
 
-    def __init__(self, machine: Machine, timer: Timer | None = None) -> None:
+    def __init__(self, machine: Machine, timer: Timer | None = None, cache_bytes: int | None = None) -> None:
         self.machine = machine
-        self._timer = timer
+        self._timer, self._cache_bytes = timer, cache_bytes or host_cache_bytes()
         self._asked: tuple[Problem, int] | None = None
         self._answers: Sequence[Oracle] = ()
 
@@ -188,6 +196,8 @@ class InProcess:
     ) -> Outcome:
         machine, verdict = self.machine, outcome.verdict
         assert verdict.subject is not None
+        steps("start")
+        timer = self._made_timer()
         steps("warm-up")
         try:
             algorithm = runner.vendors_algorithm(job, verdict.subject)
@@ -196,7 +206,7 @@ class InProcess:
                 subject.clear()
             steps("timing")
             begun = _clocks()
-            timing = runner.measured(rotated, self.timer, budget_s)
+            timing = runner.measured(rotated, timer, budget_s)
             clocks_s = {name: now - begun[name] for name, now in _clocks().items()}
             steps("check after timing")
         except Exception as error:  # right twice, it may still fail when it is launched often
@@ -211,12 +221,11 @@ class InProcess:
             self._asked, self._answers = (problem, seed), oracles(problem, seed)
         return self._answers
 
-    @property
-    def timer(self) -> Timer:
+    def _made_timer(self) -> Timer:
         """Made when it is first asked for: what is only validated needs none."""
         if self._timer is None:
             machine = self.machine
-            self._timer = GpuTimer() if machine.device == "cuda" else HostTimer(machine.threads, host_cache_bytes())
+            self._timer = GpuTimer() if machine.device == "cuda" else HostTimer(machine.threads, self._cache_bytes)
         return self._timer
 
     def _free(self) -> None:
@@ -259,23 +268,27 @@ class Messages:
 
 
 def main() -> None:
-    """The process, given SOCKET PARENT DEVICE as words: carry out what comes through the socket, until it ends."""
-    descriptor, parent, device = sys.argv[1:]
+    """The process, given a socket and its parent as numbers: carry out what comes through the socket, until it ends."""
+    descriptor, parent = map(int, sys.argv[1:])
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != int(parent):  # it had died before that was said
+    if os.getppid() != parent:  # it had died before that was said
         return
     with contextlib.suppress(OSError):  # where the kernel runs out of memory, this is what it takes
         Path("/proc/self/oom_score_adj").write_text("1000")
     faulthandler.enable()
-    with socket.socket(fileno=int(descriptor)) as stream:
-        _serve(stream, InProcess(Machine(device)))
+    with socket.socket(fileno=descriptor) as stream:
+        _serve(stream)
 
 
-def _serve(stream: socket.socket, worker: InProcess) -> None:
-    machine, messages = worker.machine, Messages()
-    send(stream, Ready(machine.device, machine.hardware, machine.threads, machine.provenance()))
+def _serve(stream: socket.socket) -> None:
+    messages, worker = Messages(), None
     while data := stream.recv(1 << 16):
         for message in messages.take(data):
+            if worker is None:  # the first are its settings
+                machine = Machine(message.device)
+                worker = InProcess(machine, cache_bytes=message.cache_bytes)
+                send(stream, Ready(machine.device, machine.hardware, machine.threads, machine.provenance()))
+                continue
             answer = _carried_out(message, worker, lambda began: send(stream, began))
             for output in (sys.stdout, sys.stderr):
                 with contextlib.suppress(Exception):  # a strategy may have closed it

@@ -24,7 +24,13 @@ def gpucnn(monkeypatch, run_command):
     monkeypatch.setattr(Machine, "copy_gbs", lambda self: 20.0)
     monkeypatch.setattr(Machine, "rate_gflops", lambda self, problem: 100.0)
     monkeypatch.setattr(runner, "MEASUREMENT_S", 0.01)
-    return run_command
+
+    def run(*words):
+        if words[:1] in (("bench",), ("verify",)) and "--help" not in words:
+            words = (*words, "--in-process")  # where a test may change what it runs, and no process has to start
+        return run_command(*words)
+
+    return run
 
 
 # What a user can get wrong, and what the one sentence must name.
