@@ -20,8 +20,10 @@ from ..kernels import __version__
 from ..kernels.problem import Problem, parse
 from ..kernels.strategy import load
 from . import UsageError, isolation, runner
+from .machine import Machine
 from .records import SCHEMA, Record, from_json, to_json
 from .runner import Job
+from .worker import Worker
 
 # What a job takes beside its FLOPs and bytes, and how many of these in a second: roughly, for only the ratio of two
 # problems' costs counts, and every machine must deal out alike.  A GPU's strategies take no time beside the harness.
@@ -77,6 +79,20 @@ def numbers(text: str) -> tuple[int, int]:
     raise UsageError(f"--shard is {text!r}; expected i/n, such as 2/3 for the second of three")
 
 
+class Here:
+    """This machine alone, with one worker."""
+
+    def __init__(self, worker: Worker) -> None:
+        self.worker, self.device = worker, worker.device
+
+    @property
+    def machines(self) -> list[Machine]:
+        return [self.worker.machine]
+
+    def bench(self, jobs: Sequence[Job], seed: int, budget_s: float | None) -> Iterator[Record]:
+        return runner.bench(jobs, self.worker, seed, budget_s)
+
+
 @dataclass(frozen=True)
 class Member:
     """What a worker says of itself."""
@@ -115,9 +131,9 @@ class _Worker:
 class Cluster:
     """Workers on a Ray cluster, one for each GPU; or on hosts, one for every `threads` of them, by default for all.
 
-    address  of the cluster ("HOST:PORT"), "auto" for the one that this machine is of, "local" for one that is started
-             here and ends with this
-    members  what the workers say of themselves
+    address   of the cluster ("HOST:PORT"), "auto" for the one that this machine is of, "local" for one that is started
+              here and ends with this
+    machines  what the workers say of themselves
 
     Raises UsageError where there is no Ray, no cluster, or nothing in it to run on.
     """
@@ -146,8 +162,15 @@ class Cluster:
             raise
 
     @property
-    def members(self) -> list[Member]:
+    def machines(self) -> list[Member]:
         return [member for member in self._actors.values() if member]
+
+    def __str__(self) -> str:
+        """ "2 workers on 1 machine: Some CPU (1 thread)"."""
+        kinds = Counter(f"{machine.hardware} ({_count(machine.threads, 'thread')})" for machine in self.machines)
+        names = ", ".join(f"{count} x {kind}" if len(kinds) > 1 else kind for kind, count in kinds.items())
+        nodes = {machine.node for machine in self.machines}
+        return f"{_count(len(self.machines), 'worker')} on {_count(len(nodes), 'machine')}: {names}"
 
     def __enter__(self) -> Cluster:
         return self
@@ -276,6 +299,10 @@ def _connect(ray: Any, address: str) -> bool:
     except (OSError, RuntimeError, ValueError) as error:
         raise UsageError(f"--ray {address}: {(str(error).strip() or type(error).__name__).splitlines()[0]}") from None
     return True
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _checked(member: Member) -> Member:
