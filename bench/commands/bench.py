@@ -62,7 +62,7 @@ def bench(
         str | None,
         typer.Option(
             metavar="I/N",
-            help="Only the I-th of N shares of the problems, which take about the same time; `gpucnn merge` joins them.",
+            help="Only the I-th of N shares of the problems, which take about equal time; `gpucnn merge` joins them.",
             show_default=False,
         ),
     ] = None,
@@ -70,8 +70,8 @@ def bench(
         str | None,
         typer.Option(
             metavar="ADDRESS",
-            help="Spread the problems over the GPUs of a Ray cluster, or its hosts: HOST:PORT; auto, where this machine "
-            "is of one; local, to start one here.",
+            help="Spread the problems over the GPUs of a Ray cluster, or over its hosts: HOST:PORT; auto, where this "
+            "machine is of one; local, to start one here.",
             show_default=False,
         ),
     ] = None,
@@ -80,7 +80,7 @@ def bench(
         typer.Option(
             metavar="N",
             min=1,
-            help="Of each worker on a host. Default: all of a host, for one worker.",
+            help="Threads of each worker on a host. Default: all of a host, for one worker.",
             show_default=False,
         ),
     ] = None,
