@@ -18,14 +18,14 @@ import socket
 import subprocess
 import sys
 import time
-from collections import Counter
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
 from ..kernels.emulator import options
 from . import UsageError, runner, worker
-from .machine import Machine, host_free_bytes
+from .machine import Machine, host_free_bytes, thread_variables
 from .records import Provenance
 from .validate import Verdict
 from .worker import Began, Messages, Outcome, Ready, Settings, Task, send
@@ -39,12 +39,15 @@ POLL_S = 0.1  # between looks at the process's memory
 MEMORY_SHARE = 0.9  # of what is free
 TAIL_BYTES = 1 << 16  # of its output that are kept
 SAID_LINES, SAID_CHARACTERS = 8, 800  # of that, in a message
-CLOCK_SLACK, CLOCK_SLACK_S = 0.1, 0.1  # by which a measurement's length may differ between clocks
 GONE_S = 5.0  # for a killed process to be gone
 
 
 class Lost(Exception):
     """The process is of no more use; the message says why, as a sentence about a strategy."""
+
+
+class Died(Lost):
+    """It has ended, or its connection has, and nobody here did that."""
 
 
 class Isolated:
@@ -59,7 +62,10 @@ class Isolated:
         self.device, self._timeout_s, self._memory_bytes = device, timeout_s, memory_bytes
         self._machine: _Elsewhere | None = None
         self._process: _Process | None = _Process(Settings(device), memory_bytes)
-        self._unrecorded_s: Counter[str] = Counter()  # what was spent on none of the outcomes so far
+        self._used = False  # whether the process has judged a strategy
+        self._unrecorded_s: defaultdict[str, float] = defaultdict(
+            float
+        )  # what was spent on none of the outcomes so far
 
     def __enter__(self) -> Isolated:
         return self
@@ -94,26 +100,42 @@ class Isolated:
 
     def run(self, job: runner.Job, seed: int, budget_s: float | None) -> Outcome:
         try:
-            process = self._ready()
-            outcome = self._asked(process, job, seed, budget_s)
+            try:
+                outcome = self._asked(job, seed, budget_s)
+            except Died:
+                if not self._used:
+                    raise
+                # Another strategy may have left something behind, or somebody has killed it: ask a fresh one.
+                self._discard()
+                outcome = self._asked(job, seed, budget_s)
         except Lost as lost:
-            spent_s = self._process.spent_s if self._process else {}
-            self.close()
-            outcome = Outcome(Verdict("FAILED", str(lost)), self.machine.provenance(), spent_s=spent_s)
+            self._discard()
+            outcome = Outcome(Verdict("FAILED", str(lost)), self.machine.provenance())
         except BaseException:  # whatever ends the run ends the process first, at once
             self.close()
             raise
         if not outcome.clean:
             self.close()
-        spent_s = dict(self._unrecorded_s + Counter(outcome.spent_s))
+        self._spent(outcome.spent_s)
+        spent_s = {step: round(seconds, 6) for step, seconds in self._unrecorded_s.items()}
         self._unrecorded_s.clear()
         return dataclasses.replace(outcome, spent_s=spent_s)
+
+    def _spent(self, seconds: Mapping[str, float]) -> None:
+        for step, more in seconds.items():
+            self._unrecorded_s[step] += more
+
+    def _discard(self) -> None:
+        """Close the process, and keep what its last answer, which has not come, has cost."""
+        if self._process is not None:
+            self._spent(self._process.spent_s)
+        self.close()
 
     def _ready(self) -> _Process:
         """The process, started where there is none, and waited for."""
         begun = _now()
         if self._process is None:
-            self._process = _Process(Settings(self.device), self._memory_bytes)
+            self._process, self._used = _Process(Settings(self.device), self._memory_bytes), False
         if not self._process.ready:
             try:
                 ready = self._process.answer(None, _now())
@@ -126,26 +148,18 @@ class Isolated:
             self._unrecorded_s["start"] += _now() - begun
         return self._process
 
-    def _asked(self, process: _Process, job: runner.Job, seed: int, budget_s: float | None) -> Outcome:
+    def _asked(self, job: runner.Job, seed: int, budget_s: float | None) -> Outcome:
+        process = self._ready()
         begun = process.ask(Task(str(job.problem), job.entry, seed, budget_s, options()))
         limit_s = self._timeout_s or max(STEP_S, BUDGETS * (budget_s or 0))
         if self._timeout_s is None and self.device not in job.strategy.devices:
             limit_s *= INTERPRETED
         outcome = process.answer(limit_s, begun)
+        self._used = True
         verdict = outcome.verdict
         if verdict.verdict == "FAILED" and "raised" in verdict.message and (said := process.said()):
             outcome = dataclasses.replace(outcome, verdict=verdict.failed(f"{verdict.message}  It said: {said}"))
-        if wrong := _wrong_clock(outcome.clocks_s, process.timed_s):
-            return dataclasses.replace(outcome, verdict=verdict.failed(wrong), timing=None, clean=False)
         return outcome
-
-
-def _wrong_clock(clocks_s: dict[str, float], timed_s: float) -> str | None:
-    """What is wrong with the clocks by which a measurement took so long, where by the system's it took `timed_s`."""
-    for name, theirs_s in clocks_s.items():
-        if abs(theirs_s - timed_s) > max(CLOCK_SLACK_S, CLOCK_SLACK * timed_s):
-            return f"in timing, time.{name} ran at {theirs_s / timed_s:.2g} of its speed"
-    return None
 
 
 class _Elsewhere(Machine):
@@ -178,10 +192,12 @@ class _Process:
         self._memory_bytes = memory_bytes or int(MEMORY_SHARE * host_free_bytes())
         self._messages, self._inbox, self._tail = Messages(), [], b""
         self._socket, theirs = socket.socketpair()
+        send(self._socket, settings)  # it waits there
         start = f"from {worker.__name__} import main; main()"
         command = [sys.executable, "-c", start, str(theirs.fileno()), str(os.getpid())]
         # It finds what this process finds, and no module that happens to lie in the current folder besides.
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONSAFEPATH": "1"}
+        environment |= thread_variables(len(os.sched_getaffinity(0)))
         with theirs:
             self._process = subprocess.Popen(
                 command,
@@ -200,7 +216,6 @@ class _Process:
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
-        send(self._socket, settings)
         assert self._process.stdout is not None
         self._selector = selectors.DefaultSelector()
         for source in (self._socket, self._process.stdout):
@@ -215,7 +230,7 @@ class _Process:
         try:
             send(self._socket, message)
         except OSError:
-            self._died("before it was asked")
+            self._died()
         self._socket.setblocking(False)
         return begun
 
@@ -238,10 +253,6 @@ class _Process:
     def _enter(self, step: str, now: float) -> None:
         self.spent_s[self._step] = self.spent_s.get(self._step, 0.0) + now - self._since
         self._step, self._since = step, now
-
-    @property
-    def timed_s(self) -> float:
-        return self.spent_s.get("timing", 0.0)
 
     def _new(self) -> Iterator[Any]:
         """Messages, waited for a short time."""
@@ -270,32 +281,33 @@ class _Process:
                 try:
                     self._inbox += self._messages.take(data)
                 except Exception:  # whatever lies in what is no message
-                    self._lost("it wrote into what belongs to the bench")
+                    self._lost("it wrote into what belongs to the bench", Died)
             else:
                 self._selector.unregister(key.fileobj)
-                self._died("")
+                self._died()
 
     def _memory(self) -> int:
         """Bytes that the process and its children hold."""
-        return sum(map(_resident_bytes, _family(self._process.pid)))
+        own, *children = _family(self._process.pid)
+        return _resident_bytes(own) + sum(_resident_bytes(child, shared=False) for child in children)
 
-    def _died(self, when: str) -> NoReturn:
+    def _died(self) -> NoReturn:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(GONE_S)
         code = self._process.poll()
         if code is None:
-            self._lost("its process closed the connection to the bench")
+            self._lost("its process closed the connection to the bench", Died)
         if code >= 0:
-            self._lost(f"its process ended, with exit code {code}")
-        name = signal.Signals(-code).name
-        self._lost(f"its process was ended by {name}" + (", from outside or for want of memory" if code == -9 else ""))
+            self._lost(f"its process ended, with exit code {code}", Died)
+        why = ", from outside or for want of memory" if code == -signal.SIGKILL else ""
+        self._lost(f"its process was ended by {signal.Signals(-code).name}{why}", Died)
 
-    def _lost(self, why: str) -> NoReturn:
+    def _lost(self, why: str, kind: type[Lost] = Lost) -> NoReturn:
         step = self._step
         self._enter("", _now())
         self.kill()
         said = self.said()
-        raise Lost(f"{why} (in {step})" + (f".  It said: {said}" if said else ""))
+        raise kind(f"{why} (in {step})" + (f".  It said: {said}" if said else ""))
 
     def said(self) -> str:
         """The end of what it printed; of a crash, where in Python that was."""
@@ -318,7 +330,8 @@ class _Process:
         for pid in family[1:]:  # those that have left the group
             with contextlib.suppress(OSError):
                 os.kill(pid, signal.SIGKILL)
-        self._process.wait()
+        with contextlib.suppress(subprocess.TimeoutExpired):  # a driver may not let go of it
+            self._process.wait(GONE_S)
         self._reaper.kill()
         self._reaper.wait()
         assert self._reaper.stdin is not None
@@ -340,8 +353,9 @@ def _family(pid: int) -> list[int]:
     return found
 
 
-def _resident_bytes(pid: int) -> int:
+def _resident_bytes(pid: int, shared: bool = True) -> int:
     try:
-        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, IndexError):
+        _, resident, of_others, *_ = map(int, Path(f"/proc/{pid}/statm").read_text().split())
+    except (OSError, ValueError):  # it has just ended
         return 0
+    return (resident if shared else resident - of_others) * os.sysconf("SC_PAGE_SIZE")

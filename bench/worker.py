@@ -31,14 +31,13 @@ from . import runner
 from .machine import Machine, host_cache_bytes
 from .oracle import Oracle, oracles
 from .records import Provenance, Timing
+from .seal import Seal
 from .timing import GpuTimer, HostTimer, Timer
 from .validate import Verdict, after_timing, raised, validate
 
 _now = time.monotonic  # before any strategy could put another in its place
 _PR_SET_PDEATHSIG = 1
 _HEADER = struct.Struct("<Q")  # of a message: how many bytes follow
-
-CLOCKS = ("perf_counter", "perf_counter_ns", "monotonic", "monotonic_ns", "time", "time_ns")
 
 
 @dataclass(frozen=True)
@@ -68,8 +67,7 @@ class Task:
 class Outcome:
     """What became of a job.
 
-    clocks_s  how long the timing took, by every clock that Python has
-    clean     whether the process may judge another strategy
+    clean  whether the process may judge another strategy
     """
 
     verdict: Verdict
@@ -79,7 +77,6 @@ class Outcome:
     executed_flops: int | None = None
     workspace_bytes: int | None = None
     spent_s: dict[str, float] = dataclasses.field(default_factory=dict)
-    clocks_s: dict[str, float] = dataclasses.field(default_factory=dict)
     clean: bool = True
 
 
@@ -145,6 +142,7 @@ class InProcess:
     def __init__(self, machine: Machine, timer: Timer | None = None, cache_bytes: int | None = None) -> None:
         self.machine = machine
         self._timer, self._cache_bytes = timer, cache_bytes or host_cache_bytes()
+        self._seal = Seal()
         self._asked: tuple[Problem, int] | None = None
         self._answers: Sequence[Oracle] = ()
 
@@ -164,6 +162,8 @@ class InProcess:
         except Exception as error:  # a strategy may raise anything, wherever it is asked
             outcome = dataclasses.replace(outcome, verdict=Verdict("FAILED", raised(steps.name, error)))
         steps.end()
+        if replaced := self._replaced():
+            outcome = dataclasses.replace(outcome, verdict=outcome.verdict.failed(replaced, tainted=True), timing=None)
         verdict = dataclasses.replace(outcome.verdict, subject=None)
         failed = verdict.verdict == "FAILED"
         clean = self.machine.alive() and not verdict.tainted and not (failed and threading.active_count() > threads)
@@ -179,8 +179,9 @@ class InProcess:
         reason = runner.too_large(problem, machine)
         if reason:
             return dataclasses.replace(outcome, verdict=Verdict("SKIPPED", reason))
-        answers, supported = self._oracles(problem, seed), not strategy.unsupported(problem, machine.device)
-        if supported:
+        answers: Sequence[Oracle] = ()
+        if not strategy.unsupported(problem, machine.device):
+            answers = self._oracles(problem, seed)
             for oracle in answers:
                 _ = oracle.expected
             flops, workspace = strategy.executed_flops(problem), strategy.workspace_bytes(problem)
@@ -205,16 +206,23 @@ class InProcess:
             for subject in rotated:
                 subject.clear()
             steps("timing")
-            begun = _clocks()
             timing = runner.measured(rotated, timer, budget_s)
-            clocks_s = {name: now - begun[name] for name, now in _clocks().items()}
             steps("check after timing")
         except Exception as error:  # right twice, it may still fail when it is launched often
             return dataclasses.replace(outcome, verdict=verdict.failed(raised(steps.name, error)))
+        if replaced := self._replaced():  # before it can put it back
+            return dataclasses.replace(outcome, verdict=verdict.failed(replaced, tainted=True))
         again = after_timing(rotated, job.strategy, job.problem, machine, answers, timing)
         if again.verdict != "PASSED":
             return dataclasses.replace(outcome, verdict=verdict.failed(again.message, again.tainted))
-        return dataclasses.replace(outcome, timing=timing, algorithm=algorithm, clocks_s=clocks_s)
+        return dataclasses.replace(outcome, timing=timing, algorithm=algorithm)
+
+    def _replaced(self) -> str | None:
+        """What a strategy has put in the place of something that judges it; that is put back."""
+        broken = self._seal.broken()
+        self._seal.restore()
+        more = f" and {len(broken) - 1} more" if len(broken) > 1 else ""
+        return f"it replaced {broken[0]}{more}, which judges it" if broken else None
 
     def _oracles(self, problem: Problem, seed: int) -> Sequence[Oracle]:
         if self._asked != (problem, seed):
@@ -222,10 +230,12 @@ class InProcess:
         return self._answers
 
     def _made_timer(self) -> Timer:
-        """Made when it is first asked for: what is only validated needs none."""
+        """Made when it is first asked for: what is only validated needs none.  The seal is on it from then on."""
         if self._timer is None:
             machine = self.machine
             self._timer = GpuTimer() if machine.device == "cuda" else HostTimer(machine.threads, self._cache_bytes)
+            if not self._seal.broken():
+                self._seal = Seal(self._timer)
         return self._timer
 
     def _free(self) -> None:
@@ -235,11 +245,6 @@ class InProcess:
             sys.modules["torch"].cuda.empty_cache()
         if "cupy" in sys.modules:
             sys.modules["cupy"].get_default_memory_pool().free_all_blocks()
-
-
-def _clocks() -> dict[str, float]:
-    """Every clock that Python has, in seconds."""
-    return {name: getattr(time, name)() * (1e-9 if name.endswith("_ns") else 1.0) for name in CLOCKS}
 
 
 def send(stream: socket.socket, message: Any) -> None:

@@ -13,8 +13,8 @@ from typing import Annotated
 
 import typer
 
-from .. import UsageError, cluster, journal, records, report, runner
-from ..console import output, progress, say, warn
+from .. import UsageError, cluster, journal, nvbench, records, report, runner
+from ..console import one_of, output, progress, say, warn
 from ..machine import slug
 from ..options import (
     Batches,
@@ -33,6 +33,8 @@ from ..options import (
     selected_jobs,
 )
 from ..records import FAULTS, Record
+
+CHECK_S = 1.0  # of NVBench's sampling of a launch
 
 
 def bench(
@@ -56,6 +58,9 @@ def bench(
         ),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with --out; what it has is not repeated.")] = False,
+    timer: Annotated[
+        str, typer.Option(help="gpucnn; or nvbench: NVBench times every launch as well, in a process of its own.")
+    ] = "gpucnn",
     timeout: Timeout = None,
     in_process: InProcess = False,
     shard: Annotated[
@@ -101,6 +106,8 @@ def bench(
 
         gpucnn bench sweep --ray auto --out sweep.jsonl
     """
+    if one_of("--timer", [timer], ("gpucnn", "nvbench")) == ["nvbench"]:
+        nvbench.require()
     if resume and out is None:
         raise UsageError("--resume needs --out: the file to go on with")
     number, of = cluster.numbers(shard) if shard else (1, 1)
@@ -109,6 +116,8 @@ def bench(
         raise UsageError("--ray-threads is of the workers of --ray")
     if ray is not None and in_process:
         raise UsageError("--in-process is of this process, and --ray of others")
+    if ray is not None and timer == "nvbench":
+        raise UsageError("--timer nvbench times on this machine, and --ray on others")
     workers = (
         cluster.Here(chosen_worker(context, device, timeout, in_process))
         if ray is None
@@ -131,10 +140,13 @@ def bench(
         there = known(writer.finished)
         left = [job for job in jobs if job not in there]
         say(f"Recording to {path}" + (f"; {len(there)} of {len(jobs)} are there already" if resume else ""))
+        by_name = {(str(job.problem), job.strategy.name): job for job in left}
         ended, code = "The time is spent", 0
         try:
             with progress(len(left)) as advance:
                 for record in workers.bench(left, seed, time_budget):
+                    if timer == "nvbench":
+                        record = nvbench.checked(record, by_name[record.problem, record.strategy], CHECK_S, warn)
                     writer.append(record)
                     spent_s.update(record.spent_s)
                     advance(record.verdict, _record_line(record))

@@ -125,7 +125,19 @@ LIARS = {
                 setattr(time, name, lambda clock=clock, start=clock(): start + (clock() - start) // 2)
         y[...] = convolved(x, w)
         """,
-        "ran at 0.5 of its speed",
+        "it replaced time.time and 5 more, which judges it",
+    ),
+    "replaces_the_timer_while_it_is_timed": (
+        """
+        if n == 3:
+            timing.HostTimer._time = staticmethod(lambda call: 1.0)
+        y[...] = convolved(x, w)
+        """,
+        "it replaced gpucnn.bench.timing.HostTimer._time, which judges it",
+    ),
+    "replaces_what_compares": (
+        "from gpucnn.bench import validate; validate.compare = lambda *_: validate.Comparison(0.0, 0.0, None)",
+        "it replaced gpucnn.bench.validate.compare, which judges it",
     ),
 }
 
