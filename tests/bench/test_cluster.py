@@ -1,7 +1,6 @@
 """Shards and a Ray cluster: every problem once, the same records as of one machine, also where a worker is lost."""
 
 import dataclasses
-import functools
 import itertools
 import os
 import signal
@@ -10,8 +9,10 @@ import sys
 import time
 
 import pytest
+from quick_bench import COMMAND, SETTINGS
 
-from gpucnn.bench import UsageError, cluster, isolation, journal, problems, records, runner
+from gpucnn.bench import UsageError, cluster, problems, records, runner, worker
+from gpucnn.bench.machine import Machine
 from gpucnn.kernels.problem import parse
 
 LINES = (
@@ -63,9 +64,11 @@ def test_what_is_no_shard(text):
 
 @pytest.fixture
 def quickly(monkeypatch):
-    """Workers that spend no time on flushing caches, and little on each measurement."""
+    """What runs in this process spends no time on ceilings and on flushing caches, and little on each measurement."""
     monkeypatch.setattr(runner, "MEASUREMENT_S", 0.01)
-    monkeypatch.setattr(isolation, "Settings", functools.partial(isolation.Settings, cache_bytes=1 << 16))
+    monkeypatch.setattr(worker, "host_cache_bytes", lambda: 1 << 16)
+    monkeypatch.setattr(Machine, "copy_gbs", lambda self: 20.0)
+    monkeypatch.setattr(Machine, "rate_gflops", lambda self, problem: 20.0)
 
 
 def kept(record):
@@ -145,8 +148,21 @@ def ray():
 
 
 @pytest.fixture
-def two(ray, monkeypatch):
-    """Two workers of one thread each, on which nothing of a record depends on the machine's other work."""
+def hurried(monkeypatch):
+    """Workers of Ray do as `quickly`, each in its process."""
+    settings = SETTINGS
+
+    class Hurried(cluster._Worker):  # which Ray takes along by value, as it does with what no module has
+        def __init__(self, *arguments):
+            exec(settings, {})
+            super().__init__(*arguments)
+
+    monkeypatch.setattr(cluster, "_Worker", Hurried)
+
+
+@pytest.fixture
+def two(ray, hurried):
+    """Two workers of one thread each."""
     with cluster.Cluster("auto", "auto", threads=1) as workers:
         yield workers
 
@@ -154,12 +170,12 @@ def two(ray, monkeypatch):
 def pinned_alone(tmp_path):
     """The records of the same jobs by the command on one thread of this machine alone."""
     thread = min(os.sched_getaffinity(0))
-    command = [sys.executable, "-m", "gpucnn.bench", "bench", *LINES, *NUMPY, "--out", str(tmp_path / "alone.jsonl")]
+    command = [sys.executable, "-c", COMMAND, "bench", *LINES, *NUMPY, "--out", str(tmp_path / "alone.jsonl")]
     subprocess.run(["taskset", "-c", str(thread), *command], check=True, capture_output=True)
     return list(records.read(tmp_path / "alone.jsonl"))
 
 
-def test_ray_gives_the_records_of_one_machine(ray, run_command, tmp_path):
+def test_ray_gives_the_records_of_one_machine(ray, hurried, run_command, tmp_path):
     """By the command: interrupted by the time, gone on with, at the end the same but for times, in any order."""
     words = ("bench", *LINES, *NUMPY, "--ray", "auto", "--ray-threads", "1", "--out", "ray.jsonl")
     code, _, err = run_command(*words, "--time-budget", "0.001")
@@ -173,7 +189,6 @@ def test_ray_gives_the_records_of_one_machine(ray, run_command, tmp_path):
     assert "conv2d float32" in out
     made = list(records.read(tmp_path / "ray.jsonl"))
     assert made[: len(some)] == some
-    journal.write(made, tmp_path / "made.jsonl")
     alone = pinned_alone(tmp_path)
     assert {record.provenance.threads for record in made} == {1}
     assert sorted(map(kept, made), key=str) == sorted(map(kept, alone), key=str)

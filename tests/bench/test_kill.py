@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from quick_bench import COMMAND
 
 from gpucnn.bench import records
 
@@ -23,17 +24,7 @@ PROBLEMS = [f"--op=softmax --axis=1 4x{size}" for size in range(2, 162)]  # each
 STRATEGIES = ("numpy",)
 GONE_S = 30.0  # for what a run has started to be gone after it, on a busy machine
 
-# The command itself, but that no time is spent on ceilings and on flushing caches, and little on each measurement.
-QUICKLY = """
-from gpucnn.bench import cli, isolation, machine, runner
-settings = isolation.Settings
-isolation.Settings = lambda device: settings(device, 1 << 16)
-runner.MEASUREMENT_S = 0.01
-machine.Machine.copy_gbs = machine.Machine.rate_gflops = lambda *_: 20.0
-cli.main()
-"""
-
-# The same, but that it kills itself in the middle of writing the third record, before that is on the disk, or after.
+# The command that kills itself in the middle of writing the third record, before that is on the disk, or after.
 KILLED_IN = {
     "the middle of a write": "os.write = killed(os.write, lambda write, file, data: write(file, data[: len(data) // 2]))",
     "a write that was done": "os.write = killed(os.write, lambda write, file, data: write(file, data))",
@@ -71,7 +62,7 @@ def command(tmp_path):
 class Run:
     """A run of the command that goes on with a file; every process of it has a mark in its environment."""
 
-    def __init__(self, command, path, code=QUICKLY):
+    def __init__(self, command, path, code=COMMAND):
         words, environment = command
         self.mark = f"MARK_OF_A_RUN={random.SystemRandom().getrandbits(64):x}"
         name, value = self.mark.split("=")
@@ -178,7 +169,7 @@ def test_kill_9_at_50_random_moments(command, tmp_path):
 @pytest.mark.parametrize("moment", KILLED_IN)
 def test_kill_9_within_the_writing_of_a_record(moment, command, tmp_path):
     path = tmp_path / "records.jsonl"
-    code, named, _ = Run(command, path, KILLED + KILLED_IN[moment] + QUICKLY).ended()
+    code, named, _ = Run(command, path, KILLED + KILLED_IN[moment] + COMMAND).ended()
     assert code == -signal.SIGKILL
     assert 1 <= len(named) <= 2  # of an empty file the folder's entry is synced too, but that is no .jsonl
     assert named <= set(labels(path)) <= {*named, *labels(path)}
