@@ -15,7 +15,7 @@ import typer
 
 from ..kernels import __version__
 from . import UsageError, problems
-from .commands import bench, bitwise, capture, doctor, emulate, inspect, list, report, table, verify
+from .commands import bench, bitwise, capture, doctor, emulate, inspect, list, merge, report, table, verify
 from .console import tell
 
 COMMANDS = {
@@ -27,6 +27,7 @@ COMMANDS = {
     "report": report.report,
     "inspect": inspect.inspect_kernels,
     "emulate": emulate.emulate_kernel,
+    "merge": merge.merge,
     "capture": capture.capture,
     "doctor": doctor.doctor,
 }

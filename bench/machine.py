@@ -36,6 +36,15 @@ SIDES = {"cpu": (512, 1024, 2048), "cuda": (4096, 8192)}  # of the matrices, of 
 COPIED_BYTES = {"cpu": 1 << 28, "cuda": 1 << 32}  # or twice the cache where that is more; an eighth of what is free
 
 
+def slug(hardware: str) -> str:
+    """A name as a folder's name.
+
+    >>> slug("NVIDIA H200")
+    'nvidia-h200'
+    """
+    return re.sub(r"[^a-z0-9]+", "-", hardware.lower()).strip("-")
+
+
 def choose_device(wanted: str) -> str:
     """ "auto", "cpu" or "cuda" -> "cpu" or "cuda".  Raises UsageError where there is no GPU, or no torch to time it."""
     if wanted == "cuda" and not has_gpu():
@@ -68,8 +77,8 @@ class Machine:
 
     @property
     def slug(self) -> str:
-        """The hardware's name as a folder's name: "nvidia-h200"."""
-        return re.sub(r"[^a-z0-9]+", "-", self.hardware.lower()).strip("-")
+        """The hardware's name as a folder's name."""
+        return slug(self.hardware)
 
     def ceilings(self, problem: Problem) -> tuple[float, float]:
         """`copy_gbs()` and `rate_gflops(problem)`, each measured when it is first asked for."""

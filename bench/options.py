@@ -9,7 +9,7 @@ import typer
 
 from ..kernels.emulator import SANITIZERS
 from ..kernels.problem import DTYPES, INTEGERS, LAYOUTS, OPERATIONS
-from . import isolation, problems, runner, worker
+from . import cluster, isolation, problems, runner, worker
 from .console import one_of, say, warn
 from .machine import Machine, choose_device
 from .sweep import BASE
@@ -128,6 +128,16 @@ def chosen_worker(
     (wanted,) = one_of("--device", [device], ("auto", "cpu", "cuda"))
     chosen = choose_device(wanted)
     found = worker.InProcess(Machine(chosen)) if in_process else isolation.Isolated(chosen, timeout_s)
+    context.call_on_close(found.close)
+    return found
+
+
+def chosen_cluster(
+    context: typer.Context, address: str, device: str, threads: int | None, timeout_s: float | None
+) -> cluster.Cluster:
+    """Workers on that Ray cluster, until the command ends."""
+    (wanted,) = one_of("--device", [device], ("auto", "cpu", "cuda"))
+    found = cluster.Cluster(address, wanted, threads, timeout_s, warn)
     context.call_on_close(found.close)
     return found
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from ..kernels.emulator import ORDERS, options
 from ..kernels.problem import SIZES, Problem, Shape
@@ -32,6 +32,15 @@ STAGES_SHARE = 0.2  # of a measurement, where a launch has several stages
 ROTATED = 3  # sets of arrays that samples take in turn, where they fit into an eighth of the free memory
 
 
+class Named(Protocol):
+    """What a record is told apart by, of where it was made."""
+
+    @property
+    def hardware(self) -> str: ...
+    @property
+    def threads(self) -> int: ...
+
+
 @dataclass(frozen=True)
 class Job:
     """One strategy on one problem.  `file`: where a person's own strategy stands."""
@@ -45,7 +54,7 @@ class Job:
         """What `kernels.strategy.load` takes."""
         return self.file or f"{family_of(self.problem.operation)}.{self.strategy.name}"
 
-    def key(self, machine: Machine, seed: int) -> Key:
+    def key(self, machine: Named, seed: int) -> Key:
         """The key of the record that this job makes."""
         return str(self.problem), self.strategy.name, machine.hardware, machine.threads, seed
 
