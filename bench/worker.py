@@ -241,7 +241,9 @@ class InProcess:
     def _free(self) -> None:
         """Give back what a strategy that ran out of memory has left in the libraries' pools."""
         gc.collect()
-        if self.machine.device == "cuda" and "torch" in sys.modules:
+        if self.machine.device != "cuda":
+            return
+        if "torch" in sys.modules:
             sys.modules["torch"].cuda.empty_cache()
         if "cupy" in sys.modules:
             sys.modules["cupy"].get_default_memory_pool().free_all_blocks()
