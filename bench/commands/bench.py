@@ -179,7 +179,7 @@ def _where_time_went(taken_s: float, spent_s: Mapping[str, float], workers: int 
     """In shares of the workers' time, the largest first; what no step has taken was the harness.
 
     >>> _where_time_went(80.0, {"timing": 60.0, "validation": 14.0, "start": 2.0, "reference": 0.1})
-    'Took 80.0 s: 75% timing, 18% validation, 2% start, 5% the harness.'
+    'Took 80 s: 75% timing, 18% validation, 2% start, 5% the harness.'
     """
     whole_s = workers * taken_s
     shares = {step: round(100 * seconds / whole_s) for step, seconds in spent_s.items()}
