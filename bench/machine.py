@@ -29,7 +29,7 @@ from . import UsageError
 from .clocks import nvml_device, sm_clock
 from .records import Provenance
 
-PACKAGES = ("numpy", "torch", "triton", "cupy-cuda13x")
+PACKAGES = ("numpy", "torch", "triton", "cupy-cuda13x", "cupy-cuda12x", "cupy")  # of CuPy whichever there is
 CEILING_S = 0.3  # the best call within this time is a ceiling: many tries, so that one of them is undisturbed
 TRIES = 3  # calls that are made in any case
 SIDES = {"cpu": (512, 1024, 2048), "cuda": (4096, 8192)}  # of the matrices, of which the fastest product counts
@@ -265,7 +265,14 @@ def host_cache_bytes() -> int:
 def _gpu() -> tuple[str, str | None]:
     """The GPU's name and the driver's version."""
     nvml = nvml_device()
-    return _torch().cuda.get_device_name(0), nvml[0].nvmlSystemGetDriverVersion() if nvml else None
+    driver = nvml[0].nvmlSystemGetDriverVersion() if nvml else _driver_of(Path("/proc/driver/nvidia/version"))
+    return _torch().cuda.get_device_name(0), driver
+
+
+def _driver_of(path: Path) -> str | None:
+    """The driver's version as it tells of itself, where nothing asks it."""
+    known = re.search(r"^NVRM version:.*? (\d+(?:\.\d+)+) ", path.read_text(), re.MULTILINE) if path.exists() else None
+    return known[1] if known else None
 
 
 def _gpu_gauges() -> dict[str, float]:

@@ -51,9 +51,8 @@ def test_shards_cost_about_the_same(suite, device):
 def test_a_costly_problem_costs_more():
     small, large, wide = map(parse, ("mb1ic3oc4ih8kh3", "mb8ic64oc64ih56kh3", "--op=softmax --axis=1 65536x4096"))
     for device in ("cpu", "cuda"):
-        assert cluster.cost_s(small, device) < cluster.cost_s(large, device) < cluster.cost_s(wide, device) or (
-            cluster.cost_s(small, device) < cluster.cost_s(wide, device)
-        )
+        least = cluster.cost_s(small, device)
+        assert all(cluster.cost_s(problem, device) > 1.05 * least for problem in (large, wide))
 
 
 @pytest.mark.parametrize("text", ["0/3", "4/3", "1", "a/b", "1/0", "-1/2", "1/2/3", ""])

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import pytest
 from made_records import BARE, LINE, ODD, make
+from quick_bench import COMMAND
 
 from gpucnn.bench import UsageError, journal, records
 from gpucnn.bench.journal import Unwritable, Writer
@@ -260,6 +261,44 @@ def test_nothing_is_written_over_by_a_merge(path):
 
 
 # --- the command
+
+
+def test_a_run_on_a_full_disk_says_what_it_has_and_how_to_go_on(tmp_path):
+    """Through the command: exit code 1, one sentence, and with room again it goes on."""
+    path = tmp_path / "records.jsonl"
+    sizes = [f"--op=softmax --axis=1 4x{size}" for size in range(2, 12)]
+    words = ["bench", *sizes, "--strategy", "numpy", "--device", "cpu", "--out", str(path)]
+
+    def run(*more, **options):
+        command = [sys.executable, "-c", COMMAND, *words, *more]
+        return subprocess.run(command, capture_output=True, text=True, check=False, **options)
+
+    full = run(preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (6000, 6000)))
+    kept = path.read_text()
+    count = kept.count("\n")
+    assert full.returncode == 1
+    assert 1 <= count < 10
+    assert kept.endswith("\n")
+    assert (
+        f"{path} cannot be written: File too large; make room, or name another --out: {count} of 10 are recorded.  "
+        f"Go on with: gpucnn bench"
+    ) in full.stderr
+    assert "Traceback" not in full.stderr
+    again = run("--resume")
+    assert again.returncode == 0, again.stderr
+    assert f"{count} of 10 are there already" in again.stderr
+    assert path.read_text().startswith(kept)
+    assert path.read_text().count("\n") == 10
+
+
+def test_a_second_run_into_one_file_is_refused(run_command, path):
+    with Writer(path, resume=False):
+        code, out, err = run_command(
+            *("bench", "--op=softmax --axis=1 4x8", "--strategy", "numpy", "--device", "cpu", "--in-process"),
+            *("--out", str(path)),
+        )
+    assert (code, out) == (2, "")
+    assert err.splitlines() == [f"gpucnn: error: {path} is being written by another run (pid {os.getpid()})"]
 
 
 def test_merge_writes_records_and_tables(run_command, tmp_path):
