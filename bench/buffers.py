@@ -126,9 +126,22 @@ class Buffer:
     def nbytes(self) -> int:
         return self._bytes.nbytes
 
-    def values(self) -> np.ndarray:
-        """What the array holds now."""
-        return decode(arrays.to_numpy(self._bytes)[self._inside], self._dtype, self._shape, self._layout)
+    def kept(self) -> Any:
+        """A copy of the allocation as it is now, in its library; on a GPU after what its current stream has to do."""
+        return self._bytes.clone() if self._library == "torch" else self._bytes.copy()
+
+    def stands(self, kept: Any) -> bool:
+        """Whether it is still, bit for bit, what `kept` gave."""
+        return bool((self._bytes == kept).all())
+
+    def span(self) -> tuple[int, int]:
+        """The addresses between which the allocation lies."""
+        return arrays.span(self._bytes)
+
+    def values(self, kept: Any = None) -> np.ndarray:
+        """What the array holds now, or did when it was kept."""
+        data = arrays.to_numpy(self._bytes if kept is None else kept)
+        return decode(data[self._inside], self._dtype, self._shape, self._layout)
 
     def holds(self, values: np.ndarray) -> bool:
         """Whether the array is still, bit for bit, what `put` wrote."""
@@ -163,13 +176,21 @@ class Subject:
         self._arguments = [[buffer.array for buffer in side.values()] for side in (self.inputs, self.outputs)]
 
     @property
+    def buffers(self) -> dict[str, Buffer]:
+        return {**self.inputs, **self.outputs}
+
+    @property
     def nbytes(self) -> int:
-        return sum(buffer.nbytes for buffer in (*self.inputs.values(), *self.outputs.values()))
+        return sum(buffer.nbytes for buffer in self.buffers.values())
 
     def put(self, values: Mapping[str, np.ndarray]) -> None:
         """Write the inputs, and filler into the outputs."""
         for name, buffer in self.inputs.items():
             buffer.put(values[name])
+        self.clear()
+
+    def clear(self) -> None:
+        """Filler into the outputs."""
         for buffer in self.outputs.values():
             buffer.fill()
 

@@ -15,7 +15,7 @@ import typer
 
 from ..kernels import __version__
 from . import UsageError, problems
-from .commands import bench, bitwise, doctor, emulate, inspect, list, table, verify
+from .commands import bench, bitwise, capture, doctor, emulate, inspect, list, merge, report, table, verify
 from .console import tell
 
 COMMANDS = {
@@ -24,10 +24,14 @@ COMMANDS = {
     "verify": verify.verify,
     "bitwise": bitwise.bitwise,
     "table": table.table,
+    "report": report.report,
     "inspect": inspect.inspect_kernels,
     "emulate": emulate.emulate_kernel,
+    "merge": merge.merge,
+    "capture": capture.capture,
     "doctor": doctor.doctor,
 }
+SETTINGS = {"capture": {"ignore_unknown_options": True}}  # these are of the script that it runs
 
 app = typer.Typer(
     name="gpucnn",
@@ -89,7 +93,7 @@ def _unread() -> set[int]:
 
 
 for name, command in COMMANDS.items():
-    app.command(name)(_ending_well(command))
+    app.command(name, context_settings=SETTINGS.get(name))(_ending_well(command))
 
 
 def _interrupted(number: int, frame: FrameType | None) -> None:

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import datetime
 import importlib.metadata
+import math
 import os
 import platform
 import re
 import subprocess
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
+from time import perf_counter  # bound here: a subject that replaces `time`'s does not reach it
 from typing import Any
 
 import numpy as np
@@ -25,12 +26,23 @@ from ..kernels import __version__
 from ..kernels.arrays import has_gpu
 from ..kernels.problem import Problem
 from . import UsageError
+from .clocks import nvml_device, sm_clock
 from .records import Provenance
 
-PACKAGES = ("numpy", "torch", "triton", "cupy-cuda13x")
+PACKAGES = ("numpy", "torch", "triton", "cupy-cuda13x", "cupy-cuda12x", "cupy")  # of CuPy whichever there is
 CEILING_S = 0.3  # the best call within this time is a ceiling: many tries, so that one of them is undisturbed
+TRIES = 3  # calls that are made in any case
 SIDES = {"cpu": (512, 1024, 2048), "cuda": (4096, 8192)}  # of the matrices, of which the fastest product counts
-COPIED_BYTES = {"cpu": 1 << 28, "cuda": 1 << 32}  # at most, and at most an eighth of the memory
+COPIED_BYTES = {"cpu": 1 << 28, "cuda": 1 << 32}  # or twice the cache where that is more; an eighth of what is free
+
+
+def slug(hardware: str) -> str:
+    """A name as a folder's name.
+
+    >>> slug("NVIDIA H200")
+    'nvidia-h200'
+    """
+    return re.sub(r"[^a-z0-9]+", "-", hardware.lower()).strip("-")
 
 
 def choose_device(wanted: str) -> str:
@@ -61,13 +73,12 @@ class Machine:
         self.threads = len(os.sched_getaffinity(0))
         self.hardware, self._driver = _gpu() if device == "cuda" else (cpu_name(), None)
         self._ceilings: dict[str, float] = {}
-        if _torch() is not None:  # NumPy's BLAS takes all of them by itself
-            _torch().set_num_threads(self.threads)
+        _pin_threads(self.threads)
 
     @property
     def slug(self) -> str:
-        """The hardware's name as a folder's name: "nvidia-h200"."""
-        return re.sub(r"[^a-z0-9]+", "-", self.hardware.lower()).strip("-")
+        """The hardware's name as a folder's name."""
+        return slug(self.hardware)
 
     def ceilings(self, problem: Problem) -> tuple[float, float]:
         """`copy_gbs()` and `rate_gflops(problem)`, each measured when it is first asked for."""
@@ -75,7 +86,7 @@ class Machine:
 
     def copy_gbs(self) -> float:
         """Bandwidth of a large copy, bytes read plus bytes written, in 10^9 bytes a second."""
-        return self._ceiling("copy", lambda: _copy_gbs(self.device, self.threads))
+        return self.ceiling("copy")
 
     def rate_gflops(self, problem: Problem) -> float:
         """Rate of a large matrix product in the problem's arithmetic, in 10^9 operations a second.
@@ -84,11 +95,13 @@ class Machine:
         """
         tf32 = self.device == "cuda" and getattr(problem, "allow_tf32", False)
         arithmetics = {problem.dtype, "tf32" if tf32 else problem.dtype if problem.dtype == "float64" else "float32"}
-        return max(self._ceiling(name, lambda name=name: _rate_gflops(self.device, name)) for name in arithmetics)
+        return max(map(self.ceiling, arithmetics))
 
-    def _ceiling(self, name: str, measure: Callable[[], float]) -> float:
+    def ceiling(self, name: str) -> float:
+        """That of "copy", or of an arithmetic: "float32", "tf32", ..."""
         if name not in self._ceilings:
-            self._ceilings[name] = measure()
+            copy = name == "copy"
+            self._ceilings[name] = _copy_gbs(self.device, self.threads) if copy else _rate_gflops(self.device, name)
         return self._ceilings[name]
 
     def synchronize(self) -> None:
@@ -123,31 +136,65 @@ class Machine:
             versions=_versions(self.device),
             commit=commit,
             dirty=dirty,
-            gauges=_gpu_gauges() if self.device == "cuda" else {"load_average": os.getloadavg()[0]},
+            gauges=_gpu_gauges() if self.device == "cuda" else _host_gauges(),
         )
+
+
+def thread_variables(threads: int) -> dict[str, str]:
+    """What a worker's environment says, so that every library that it loads takes as many threads."""
+    return dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
+
+
+def _pin_threads(threads: int) -> None:
+    """As many threads in every library that is loaded, where it can be set."""
+    if _torch() is not None:
+        _torch().set_num_threads(threads)
+    if threadpoolctl := _threadpoolctl():
+        threadpoolctl.threadpool_limits(threads)
+
+
+@cache
+def _threadpoolctl() -> Any:
+    """threadpoolctl, or None where it is not installed: then NumPy's BLAS takes the cores that there are."""
+    try:
+        import threadpoolctl
+    except ModuleNotFoundError:
+        return None
+    return threadpoolctl
+
+
+def _host_gauges() -> dict[str, float]:
+    """The load average, and how many threads each library has: "openblas_threads"."""
+    gauges = {"load_average": os.getloadavg()[0]}
+    if _torch() is not None:
+        gauges["torch_threads"] = float(_torch().get_num_threads())
+    if threadpoolctl := _threadpoolctl():
+        for pool in threadpoolctl.threadpool_info():
+            gauges[f"{pool['internal_api']}_threads"] = float(pool["num_threads"])
+    return gauges
 
 
 def _best_s(call: Callable[[], Any], synchronize: Callable[[], Any] = lambda: None) -> float:
     """Seconds of the fastest call within CEILING_S, after one that does not count."""
     call()
     times: list[float] = []
-    while sum(times) < CEILING_S:
+    while sum(times) < CEILING_S or len(times) < TRIES:
         synchronize()
-        start = time.perf_counter()
+        start = perf_counter()
         call()
         synchronize()
-        times.append(time.perf_counter() - start)
+        times.append(perf_counter() - start)
     return min(times)
 
 
 def _copy_gbs(device: str, threads: int) -> float:
     if device == "cuda":
         torch = _torch()
-        size = min(COPIED_BYTES[device], torch.cuda.get_device_properties(0).total_memory // 8)
+        size = min(COPIED_BYTES[device], torch.cuda.mem_get_info()[0] // 8)
         source = torch.ones(size, dtype=torch.uint8, device=device)
         target = torch.empty_like(source)
         return 2 * size / _best_s(lambda: target.copy_(source), torch.cuda.synchronize) / 1e9
-    size = min(COPIED_BYTES[device], 4 * host_cache_bytes())
+    size = min(max(COPIED_BYTES[device], 2 * host_cache_bytes()), host_free_bytes() // 8)
     shares = np.array_split(np.ones(size, np.uint8), threads)  # every thread copies its own
     targets = [np.zeros_like(share) for share in shares]
     with ThreadPoolExecutor(threads) as pool:
@@ -215,29 +262,22 @@ def host_cache_bytes() -> int:
     return max((int(match[1]) << shift[match[2]] for match in matches if match), default=32 << 20)
 
 
-@cache
-def _nvml_device() -> tuple[Any, Any] | None:
-    """(pynvml, the handle of torch's first GPU); None where nvidia-ml-py is not installed or finds no driver."""
-    try:
-        import pynvml
-    except ModuleNotFoundError:
-        return None
-    try:
-        pynvml.nvmlInit()
-        return pynvml, pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{_torch().cuda.get_device_properties(0).uuid}")
-    except pynvml.NVMLError:
-        return None
-
-
 def _gpu() -> tuple[str, str | None]:
     """The GPU's name and the driver's version."""
-    nvml = _nvml_device()
-    return _torch().cuda.get_device_name(0), nvml[0].nvmlSystemGetDriverVersion() if nvml else None
+    nvml = nvml_device()
+    driver = nvml[0].nvmlSystemGetDriverVersion() if nvml else _driver_of(Path("/proc/driver/nvidia/version"))
+    return _torch().cuda.get_device_name(0), driver
+
+
+def _driver_of(path: Path) -> str | None:
+    """The driver's version as it tells of itself, where nothing asks it."""
+    known = re.search(r"^NVRM version:.*? (\d+(?:\.\d+)+) ", path.read_text(), re.MULTILINE) if path.exists() else None
+    return known[1] if known else None
 
 
 def _gpu_gauges() -> dict[str, float]:
     """What the GPU tells of itself now; a gauge that it does not have is left out."""
-    nvml = _nvml_device()
+    nvml = nvml_device()
     if nvml is None:
         return {}
     pynvml, handle = nvml
@@ -246,7 +286,10 @@ def _gpu_gauges() -> dict[str, float]:
         "memory_clock_mhz": lambda: pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_MEM),
         "temperature_c": lambda: pynvml.nvmlDeviceGetTemperature(handle, pynvml.NVML_TEMPERATURE_GPU),
         "power_w": lambda: pynvml.nvmlDeviceGetPowerUsage(handle) / 1e3,
-        "throttle_reasons": lambda: pynvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle),
+        "default_sm_clock_mhz": lambda: sm_clock().default_mhz or math.nan,
+        "throttle_reasons": lambda: (
+            sm_clock().taken_reasons() | pynvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle)
+        ),
     }
     gauges = {}
     for name, ask in asked.items():
