@@ -463,16 +463,13 @@ def _used(folder: Path) -> int:
 
 def _timer() -> Iterator[Finding]:
     """Against what takes a known time."""
-    self_test = getattr(timing, "self_test", None)
-    if self_test is None:
-        return
     on_gpu = arrays.has_gpu() and importlib.util.find_spec("torch") is not None
     threads = len(os.sched_getaffinity(0))
     for name, made in {
         "host's timer": lambda: timing.HostTimer(threads, machine.host_cache_bytes()),
         **({"GPU's timer": timing.GpuTimer} if on_gpu else {}),
     }.items():
-        test = self_test(made())
+        test = timing.self_test(made())
         if test.fault:
             off = "No time that is measured here can be trusted, or other work disturbs even the fastest of ten tries."
             yield Finding(name, test.fault, "broken", off, "end other work, and run gpucnn doctor again")
