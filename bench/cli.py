@@ -7,7 +7,7 @@ import sys
 import typer
 
 from . import UsageError, problems
-from .commands import bench, emulate, inspect, list, table, verify
+from .commands import bench, compare, emulate, inspect, list, table, verify
 from .console import say
 
 COMMANDS = {
@@ -15,6 +15,7 @@ COMMANDS = {
     "bench": bench.bench,
     "verify": verify.verify,
     "table": table.table,
+    "compare": compare.compare,
     "inspect": inspect.inspect_kernels,
     "emulate": emulate.emulate_kernel,
 }
@@ -23,8 +24,8 @@ app = typer.Typer(
     name="gpucnn",
     help="Compare convolution, pooling, softmax and linear kernels: are they right, and how fast are they?\n\n"
     "Exit codes: 0 fine; 1 a strategy FAILED or its data were MISTRUSTED, a kernel does not compile, takes more "
-    "than it may or has a fault; "
-    "2 the command cannot be carried out; 130 interrupted.",
+    "than it may or has a fault, or is SLOWER; "
+    "2 the command cannot be carried out; 3 a comparison is AMBIGUOUS; 130 interrupted.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

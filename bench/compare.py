@@ -1,0 +1,492 @@
+"""Two sides compared: is what comes after as fast as what was before, slower or faster, or can that not be said?
+
+Everything is a ratio of times, after / before, with an interval; it is computed as a logarithm, so that it does not
+matter which side is called which.
+
+Estimates.  Where both sides were timed together, in turns, each turn gives a ratio of its own, in which what disturbed
+the machine for longer than a turn cancels: the estimate is the mean of the middle half of these ratios, and its
+standard error comes from a bootstrap of whole blocks of turns, which share memory.  Of two separate measurements it is
+the ratio of medians.  Its standard error is the largest of three: of a bootstrap of blocks of consecutive samples
+within each run; of the A/A difference between this problem's two runs; of the typical A/A difference of all problems.
+A record of one run has no A/A difference: its interval is made wider by the whole tolerance at both ends, so that it is
+never SAME.  If the machine itself was faster or slower, it shows in the floors that both measured: the interval
+stretches so far that it holds the ratio with and without the floors' ratio.
+
+Verdicts.  SAME: the interval lies within the tolerance, 1 / (1 + t) to 1 + t; FASTER, SLOWER: it lies beyond;
+AMBIGUOUS: neither.
+
+Many problems.  With 100 intervals of 95% some five would not hold the truth, and every merge would be stopped.  The
+intervals here are simultaneous: each is at the level 1 - 5% / their number (and looks at the data, where measuring goes
+on until it can be said), so that *all* hold with 95%.  Geometric means and totals are a second such family.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
+from statistics import NormalDist
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..kernels.problem import parse
+from . import UsageError
+from .records import label
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+THRESHOLD = 0.05
+LEVEL = 0.95
+RESAMPLES = 1000
+FEWEST = 6  # samples of a side: the span of five holds their median with less than 95%
+VERDICTS = ("BROKEN", "SLOWER", "AMBIGUOUS", "FASTER", "SAME", "FIXED", "ONLY BEFORE", "ONLY AFTER")
+_TO_SIGMA = 1 / NormalDist().inv_cdf(0.75)  # of a normal distribution: standard deviation / median deviation
+
+Row = Mapping[str, Any]  # a record, as `records.load` has it
+Key = tuple[str, str, str]  # problem, strategy, hardware
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """The logarithm of a ratio of times, after / before.
+
+    sd       its standard error
+    freedom  of the t distribution of (log - truth) / sd
+    noise    of each side its A/A difference as a logarithm, of the second run or half against the first; NaN: unknown
+    drift    the logarithm of the ratio of the floors, 0 where both sides were timed together
+    margin   that is added at both ends of an interval, for what is not known
+    """
+
+    log: float
+    sd: float
+    freedom: float
+    noise: tuple[float, float]
+    drift: float = 0.0
+    margin: float = 0.0
+
+    def interval(self, level: float) -> Interval:
+        reach = t_quantile((1 + level) / 2, self.freedom) * self.sd + self.margin
+        centres = (self.log, self.log - self.drift)
+        return Interval(*(math.exp(value) for value in (self.log, min(centres) - reach, max(centres) + reach)))
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A ratio of times, and what it may be."""
+
+    ratio: float
+    low: float
+    high: float
+
+    def verdict(self, threshold: float) -> str:
+        """
+        >>> [Interval(1.04, *ends).verdict(0.05) for ends in ((0.99, 1.049), (1.03, 1.06), (1.06, 1.2), (0.8, 0.9))]
+        ['SAME', 'AMBIGUOUS', 'SLOWER', 'FASTER']
+        """
+        slower, faster = 1 + threshold, 1 / (1 + threshold)
+        if self.low > slower:
+            return "SLOWER"
+        if self.high < faster:
+            return "FASTER"
+        return "SAME" if self.low >= faster and self.high <= slower else "AMBIGUOUS"
+
+
+@cache
+def t_quantile(p: float, freedom: float) -> float:
+    """Of Student's t distribution; with x = sqrt(freedom) tan(a), its density in a is cos(a) to the freedom - 1.
+
+    >>> [round(t_quantile(0.975, freedom), 2) for freedom in (2, 10, 1e4)]
+    [4.3, 2.23, 1.96]
+    """
+    if freedom > 1000:
+        return NormalDist().inv_cdf(p)
+    angles = np.linspace(-math.pi / 2, math.pi / 2, 1 << 17)
+    density = np.cos(angles) ** (freedom - 1)
+    mass = np.concatenate([[0.0], np.cumsum(density[1:] + density[:-1])])
+    return math.sqrt(freedom) * math.tan(np.interp(p, mass / mass[-1], angles))
+
+
+def simultaneous(count: int, looks: int = 1) -> float:
+    """The level of each of so many intervals, looked at so often, that all of them hold with `LEVEL`."""
+    return 1 - (1 - LEVEL) / max(1, count) / looks
+
+
+def paired(before_us: Sequence[float], after_us: Sequence[float], block: int) -> Estimate:
+    """Of samples that were taken in turns; every `block` of them was taken in the same memory.
+
+    Whole blocks alone count; at least two of them are needed.
+    """
+    blocks = len(before_us) // block
+    logs = np.log(np.array([before_us, after_us])[:, : blocks * block].reshape(2, blocks, block))
+    ratios = logs[1] - logs[0]
+    chosen = np.random.default_rng(0).integers(blocks, size=(RESAMPLES, blocks))
+    spread = _midmeans(ratios[chosen].reshape(RESAMPLES, -1)).std()
+    sd = float(spread) * math.sqrt(
+        blocks / (blocks - 1)
+    )  # blocks differ by less from their own mean than from the true
+    even, odd = (np.median(logs[:, half::2].reshape(2, -1), axis=1) for half in (0, 1))
+    noise = (odd - even).tolist()
+    return Estimate(float(_midmeans(ratios.reshape(1, -1))[0]), sd, blocks - 1, (noise[0], noise[1]))
+
+
+def _midmeans(samples: np.ndarray) -> np.ndarray:
+    """Of each row, the mean of its middle half."""
+    quarter = samples.shape[1] // 4
+    return np.sort(samples, axis=1)[:, quarter : samples.shape[1] - quarter].mean(axis=1)
+
+
+def separate(before: Row, after: Row, typical: float, threshold: float) -> Estimate | None:
+    """Of two records; `typical` is `typical_noise` of all.  None where they have too few samples."""
+    sides = [_runs(row) for row in (before, after)]
+    if min(sum(map(len, runs)) for runs in sides) < FEWEST:
+        return None
+    rng = np.random.default_rng(0)
+    first, again = (_medians(runs, rng) for runs in sides)
+    noise = signed_noise(before), signed_noise(after)
+    known = [value for value in (*noise, typical) if not math.isnan(value)]
+    own = math.sqrt(sum(value**2 for value in noise) / 4)  # NaN where either is
+    sd = max(float((again - first).std()), own if not math.isnan(own) else 0.0, typical if known else 0.0)
+    log = math.log(after["time_us"] / before["time_us"])
+    drift = math.log(after["floor_us"] / before["floor_us"]) if before["floor_us"] and after["floor_us"] else 0.0
+    blocks = sum(math.ceil(len(run) / _block(run)) for runs in sides for run in runs)
+    margin = math.log1p(threshold) if any(map(math.isnan, noise)) else 0.0
+    return Estimate(log, sd, max(1, blocks - 2), noise, drift, margin)
+
+
+def _runs(row: Row) -> list[np.ndarray]:
+    """The logarithms of a record's cold samples, run by run."""
+    logs, second = np.log(row["cold_us"]), int(row["second"])
+    return [logs[:second], logs[second:]] if 0 < second < len(logs) else [logs]
+
+
+def _block(run: np.ndarray) -> int:
+    """How many consecutive samples are drawn as one, for neighbours are alike: the cube root of their number."""
+    return max(1, round(len(run) ** (1 / 3)))
+
+
+def _medians(runs: Sequence[np.ndarray], rng: np.random.Generator) -> np.ndarray:
+    """Medians of resamples of each run, in blocks whose end is the run's end or goes on at its beginning."""
+    drawn = []
+    for run in runs:
+        n, block = len(run), _block(run)
+        starts = rng.integers(n, size=(RESAMPLES, math.ceil(n / block), 1))
+        drawn.append(run[(starts + np.arange(block)) % n].reshape(RESAMPLES, -1)[:, :n])
+    return np.median(np.concatenate(drawn, axis=1), axis=1)
+
+
+def signed_noise(row: Row) -> float:
+    """The logarithm of a record's second run's median over its first's; NaN where it has one run."""
+    runs = _runs(row)
+    return float(np.median(runs[1]) - np.median(runs[0])) if len(runs) == 2 else math.nan
+
+
+def typical_noise(rows: Iterable[Row]) -> float:
+    """The standard error of a ratio that the A/A differences of many records tell of; 0 where none has any.
+
+    The difference of two runs has twice a run's variance; a side is the middle of two, and a ratio is of two sides.
+    """
+    noises = np.array([signed_noise(row) for row in rows])
+    noises = noises[~np.isnan(noises)]
+    return float(_TO_SIGMA * np.median(np.abs(noises)) / math.sqrt(2)) if noises.size else 0.0
+
+
+@dataclass(frozen=True)
+class Side:
+    """One side of one problem: what the bench said of it, and where it was timed its median."""
+
+    verdict: str
+    message: str = ""
+    time_us: float = math.nan
+    n: int = 0
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One problem, and where both sides ran the same strategy its name.
+
+    before, after  None where this side does not have it
+    estimate       where both were timed, with enough samples
+    """
+
+    problem: str
+    strategy: str
+    before: Side | None
+    after: Side | None
+    estimate: Estimate | None = None
+
+    @property
+    def timed(self) -> bool:
+        return (
+            self.before is not None
+            and self.after is not None
+            and {self.before.verdict, self.after.verdict} == {"PASSED"}
+        )
+
+
+@dataclass(frozen=True)
+class Line:
+    """A comparison and its verdict: what a table shows in one line."""
+
+    comparison: Comparison
+    verdict: str
+    interval: Interval | None
+    reason: str = ""
+
+    @property
+    def label(self) -> str:
+        return label(self.comparison.problem)
+
+
+@dataclass(frozen=True)
+class Group:
+    """The geometric mean of many ratios, or the ratio of two totals, whose times stand beside it."""
+
+    name: str
+    problems: int
+    interval: Interval
+    verdict: str
+    total_us: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Judge:
+    """What gives a comparison its verdict.
+
+    level      of each interval: see `simultaneous`
+    same_code  whether both sides are the same strategies, so that one which does not pass any more is BROKEN
+    """
+
+    threshold: float
+    level: float
+    same_code: bool = True
+
+    def line(self, comparison: Comparison) -> Line | None:
+        """None where there is nothing to say: neither side has passed, or one and it need not."""
+        before, after = comparison.before, comparison.after
+        if before is None or after is None:
+            side, verdict = (after, "ONLY AFTER") if before is None else (before, "ONLY BEFORE")
+            return Line(comparison, verdict, None) if side is not None and side.verdict == "PASSED" else None
+        if comparison.estimate:
+            interval = comparison.estimate.interval(self.level)
+            return Line(comparison, interval.verdict(self.threshold), interval)
+        if comparison.timed:
+            return Line(comparison, "AMBIGUOUS", None, f"{min(before.n, after.n)} samples are too few.")
+        if before.verdict == "PASSED":
+            reason = f"{after.verdict}: {after.message}"
+            if after.verdict == "SKIPPED":
+                return Line(comparison, "AMBIGUOUS", None, reason)
+            return (
+                Line(comparison, "BROKEN", None, reason) if self.same_code or after.verdict != "UNSUPPORTED" else None
+            )
+        if after.verdict == "PASSED" and (self.same_code or before.verdict != "UNSUPPORTED"):
+            return Line(comparison, "FIXED", None, f"was {before.verdict}: {before.message}")
+        return None
+
+
+@dataclass(frozen=True)
+class Result:
+    """What was found; `before` and `after` say in words what the sides are."""
+
+    before: str
+    after: str
+    comparisons: tuple[Comparison, ...]
+    judge: Judge
+    warnings: tuple[str, ...] = ()
+
+    @cached_property
+    def lines(self) -> list[Line]:
+        """Every comparison that says something, the most important first."""
+        lines = [line for comparison in self.comparisons if (line := self.judge.line(comparison))]
+        return sorted(lines, key=lambda line: VERDICTS.index(line.verdict))
+
+    @cached_property
+    def groups(self) -> list[Group]:
+        """Geometric means of all, of each operator and strategy where there are several; totals of networks."""
+        timed = [comparison for comparison in self.comparisons if comparison.estimate]
+        if not timed:
+            return []
+        parsed = {comparison.problem: parse(comparison.problem) for comparison in timed}
+        operations: dict[str, list[Comparison]] = {}
+        strategies: dict[str, list[Comparison]] = {}
+        networks: dict[str, list[Comparison]] = {}
+        for comparison in timed:
+            problem = parsed[comparison.problem]
+            operations.setdefault(problem.operation, []).append(comparison)
+            strategies.setdefault(comparison.strategy, []).append(comparison)
+            network, colon, _ = problem.name.partition(":")
+            if colon:
+                name = f"{network}, {comparison.strategy}" if comparison.strategy else network
+                networks.setdefault(name, []).append(comparison)
+        members = {"all": timed, **(operations if len(operations) > 1 else {})}
+        members |= strategies if len(strategies) > 1 else {}
+        level = simultaneous(len(members) + len(networks))
+        groups = [
+            self._group(f"geometric mean, {name}", own, np.full(len(own), 1 / len(own)), level)
+            for name, own in members.items()
+        ]
+        for name, own in networks.items():
+            counts = np.array([parsed[comparison.problem].count for comparison in own])
+            times = counts * np.array([_times(comparison) for comparison in own]).T
+            ratios = np.exp([comparison.estimate.log for comparison in own if comparison.estimate])
+            total = float(times[0].sum()), float((times[0] * ratios).sum())
+            groups.append(self._group(f"total, {name}", own, times[0] * ratios / total[1], level, total))
+        return groups
+
+    def _group(
+        self,
+        name: str,
+        members: Sequence[Comparison],
+        weights: np.ndarray,
+        level: float,
+        total_us: tuple[float, float] | None = None,
+    ) -> Group:
+        """Errors of problems are independent, but for what disturbs all: that shows in the A/A difference of the group.
+
+        A total's logarithm changes by the sum of its parts', each weighted by its share.
+        """
+        estimates = [member.estimate for member in members if member.estimate]
+        fields = np.array([(e.log, e.sd, e.drift, e.margin, *e.noise) for e in estimates])
+        logs, sds, drifts, margins, *noises = fields.T
+        apart = math.sqrt(float((weights**2 * sds**2).sum()))
+        together = [float(weights @ np.nan_to_num(noise)) for noise in noises]
+        estimate = Estimate(
+            log=math.log(total_us[1] / total_us[0]) if total_us else float(weights @ logs),
+            sd=max(apart, math.hypot(*together) / 2),
+            freedom=sum(e.freedom for e in estimates),
+            noise=(together[0], together[1]),
+            drift=float(weights @ drifts),
+            margin=float(weights @ margins),
+        )
+        interval = estimate.interval(level)
+        return Group(name, len(members), interval, interval.verdict(self.judge.threshold), total_us)
+
+    @cached_property
+    def verdict(self) -> str:
+        """SLOWER where anything is, or is BROKEN; AMBIGUOUS where anything may be; else FASTER as the mean, or SAME."""
+        slower = 1 + self.judge.threshold
+        parts = [*self.lines, *self.groups]
+        if any(part.verdict in ("SLOWER", "BROKEN") for part in parts):
+            return "SLOWER"
+        uncertain = [part for part in parts if part.verdict == "AMBIGUOUS"]
+        if not self.groups or any(part.interval is None or part.interval.high > slower for part in uncertain):
+            return "AMBIGUOUS"
+        return "FASTER" if self.groups[0].verdict == "FASTER" else "SAME"
+
+    @property
+    def exit_code(self) -> int:
+        return {"SLOWER": 1, "AMBIGUOUS": 3}.get(self.verdict, 0)
+
+    def count(self, verdict: str) -> int:
+        return sum(line.verdict == verdict for line in self.lines)
+
+
+def _times(comparison: Comparison) -> tuple[float, float]:
+    assert comparison.before is not None
+    assert comparison.after is not None
+    return comparison.before.time_us, comparison.after.time_us
+
+
+def of_records(
+    before: pd.DataFrame,
+    after: pd.DataFrame,
+    names: tuple[str, str],
+    *,
+    threshold: float = THRESHOLD,
+    any_machine: bool = False,
+) -> Result:
+    """Of two tables of records, as `records.load` gives them.  Raises UsageError where machines differ."""
+    warnings = differences(before, after, names, any_machine)
+    return _result(_keyed(before, any_machine), _keyed(after, any_machine), names, threshold, warnings, same_code=True)
+
+
+def of_strategies(
+    records: pd.DataFrame, names: tuple[str, str], *, threshold: float = THRESHOLD, any_machine: bool = False
+) -> Result:
+    """Of two strategies within one table of records.  Raises UsageError where it does not have them."""
+    sides = []
+    for name in names:
+        own = records[records["strategy"] == name]
+        if own.empty:
+            known = ", ".join(dict.fromkeys(records["strategy"]))
+            raise UsageError(f"there is no record of {name}; there are of {known}")
+        sides.append(own)
+    warnings = differences(sides[0], sides[1], names, any_machine)
+    before, after = (_keyed(own.assign(strategy=""), any_machine) for own in sides)
+    return _result(before, after, names, threshold, warnings, same_code=False)
+
+
+def _result(
+    before: Mapping[Key, Row],
+    after: Mapping[Key, Row],
+    names: tuple[str, str],
+    threshold: float,
+    warnings: Sequence[str],
+    same_code: bool,
+) -> Result:
+    passed = [row for rows in (before, after) for row in rows.values() if row["verdict"] == "PASSED"]
+    typical = typical_noise(passed)
+    comparisons = []
+    for key in dict.fromkeys((*before, *after)):
+        first, again = before.get(key), after.get(key)
+        comparison = Comparison(key[0], key[1], _side(first), _side(again))
+        if first is not None and again is not None and comparison.timed:
+            comparison = replace(comparison, estimate=separate(first, again, typical, threshold))
+        comparisons.append(comparison)
+    level = simultaneous(sum(comparison.timed for comparison in comparisons))
+    return Result(*names, tuple(comparisons), Judge(threshold, level, same_code), tuple(warnings))
+
+
+def _keyed(frame: pd.DataFrame, any_machine: bool) -> dict[Key, Row]:
+    """Each record by what makes it comparable with another; of several the last."""
+    rows = {}
+    for row in frame.to_dict("records"):
+        rows[row["problem"], row["strategy"], "" if any_machine else row["hardware"]] = row
+    return rows
+
+
+def _side(row: Row | None) -> Side | None:
+    return None if row is None else Side(row["verdict"], row["message"], row["time_us"], int(row["n"]))
+
+
+def differences(
+    before: pd.DataFrame, after: pd.DataFrame, names: tuple[str, str], any_machine: bool = False
+) -> list[str]:
+    """What else differs, beside what is compared, in sentences.  Raises UsageError for other hardware."""
+    frames = dict(zip(names, (before, after), strict=True)) if names[0] != names[1] else {names[0]: before}
+
+    def values(frame: Any, column: str) -> list[Any]:
+        return list(dict.fromkeys(value for value in frame[column] if isinstance(value, (str, int, float, bool))))
+
+    warnings = []
+    hardware = [values(frame, "hardware") for frame in (before, after)]
+    if set(hardware[0]) != set(hardware[1]):
+        said = " and ".join(", ".join(own) for own in hardware)
+        if not any_machine:
+            raise UsageError(f"the records are of different hardware, {said}: add --any-machine to compare them anyway")
+        warnings.append(f"The hardware differs: {said}.")
+    for column in ("host", "driver", "threads", "seed", "method", "flushed_bytes"):
+        first, again = (
+            sorted(map(str, values(frame[frame["verdict"] == "PASSED"], column))) for frame in (before, after)
+        )
+        if first != again:
+            warnings.append(
+                f"{column} differs: {', '.join(first) or 'none'} before, {', '.join(again) or 'none'} after."
+            )
+    packages = dict.fromkeys(name for frame in (before, after) for versions in frame["versions"] for name in versions)
+    for name in packages:
+        first, again = (
+            sorted({str(versions.get(name, "none")) for versions in frame["versions"]}) for frame in (before, after)
+        )
+        if first != again:
+            warnings.append(f"{name} differs: {', '.join(first)} before, {', '.join(again)} after.")
+    for name, frame in frames.items():
+        if any(dirty is True for dirty in frame["dirty"]):
+            warnings.append(f"{name} was recorded with changes that are not committed.")
+        if any(
+            passed and not second for passed, second in zip(frame["verdict"] == "PASSED", frame["second"], strict=True)
+        ):
+            warnings.append(f"{name} has records of one run: their noise is not known, and they are never called SAME.")
+    return warnings
