@@ -33,7 +33,6 @@ import numpy as np
 
 from ..kernels.problem import parse
 from . import UsageError
-from .records import label
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -56,6 +55,7 @@ class Estimate:
     sd       its standard error
     freedom  of the t distribution of (log - truth) / sd
     noise    of each side its A/A difference as a logarithm, of the second run or half against the first; NaN: unknown
+    apart    whether A/A differences are errors of the ratio too: two runs, or processes, of each side are behind it
     drift    the logarithm of the ratio of the floors, 0 where both sides were timed together
     margin   that is added at both ends of an interval, for what is not known
     """
@@ -64,6 +64,7 @@ class Estimate:
     sd: float
     freedom: float
     noise: tuple[float, float]
+    apart: bool
     drift: float = 0.0
     margin: float = 0.0
 
@@ -114,22 +115,30 @@ def simultaneous(count: int, looks: int = 1) -> float:
     return 1 - (1 - LEVEL) / max(1, count) / looks
 
 
-def paired(before_us: Sequence[float], after_us: Sequence[float], block: int) -> Estimate:
+def paired(before_us: Sequence[float], after_us: Sequence[float], block: int, apart: bool = False) -> Estimate:
     """Of samples that were taken in turns; every `block` of them was taken in the same memory.
 
-    Whole blocks alone count; at least two of them are needed.
+    Whole blocks alone count; at least two of them are needed.  With `apart`, every other block was taken in another
+    process, and processes differ.
     """
     blocks = len(before_us) // block
     logs = np.log(np.array([before_us, after_us])[:, : blocks * block].reshape(2, blocks, block))
     ratios = logs[1] - logs[0]
     chosen = np.random.default_rng(0).integers(blocks, size=(RESAMPLES, blocks))
     spread = _midmeans(ratios[chosen].reshape(RESAMPLES, -1)).std()
-    sd = float(spread) * math.sqrt(
-        blocks / (blocks - 1)
-    )  # blocks differ by less from their own mean than from the true
+    sd = float(spread) * math.sqrt(blocks / (blocks - 1))  # to their own mean blocks are nearer than to the true one
     even, odd = (np.median(logs[:, half::2].reshape(2, -1), axis=1) for half in (0, 1))
-    noise = (odd - even).tolist()
-    return Estimate(float(_midmeans(ratios.reshape(1, -1))[0]), sd, blocks - 1, (noise[0], noise[1]))
+    first, again = (odd - even).tolist()
+    sd = max(sd, _of_two_runs(first, again)) if apart else sd
+    return Estimate(float(_midmeans(ratios.reshape(1, -1))[0]), sd, blocks - 1, (first, again), apart)
+
+
+def _of_two_runs(*noises: float) -> float:
+    """The standard error of a ratio of two sides, each the middle of two runs that differ by so much.
+
+    A difference has twice the variance of a run, a middle half of it, and a ratio the sum of two.
+    """
+    return math.hypot(*noises) / 2
 
 
 def _midmeans(samples: np.ndarray) -> np.ndarray:
@@ -147,13 +156,13 @@ def separate(before: Row, after: Row, typical: float, threshold: float) -> Estim
     first, again = (_medians(runs, rng) for runs in sides)
     noise = signed_noise(before), signed_noise(after)
     known = [value for value in (*noise, typical) if not math.isnan(value)]
-    own = math.sqrt(sum(value**2 for value in noise) / 4)  # NaN where either is
+    own = _of_two_runs(*noise)  # NaN where either is
     sd = max(float((again - first).std()), own if not math.isnan(own) else 0.0, typical if known else 0.0)
     log = math.log(after["time_us"] / before["time_us"])
     drift = math.log(after["floor_us"] / before["floor_us"]) if before["floor_us"] and after["floor_us"] else 0.0
     blocks = sum(math.ceil(len(run) / _block(run)) for runs in sides for run in runs)
     margin = math.log1p(threshold) if any(map(math.isnan, noise)) else 0.0
-    return Estimate(log, sd, max(1, blocks - 2), noise, drift, margin)
+    return Estimate(log, sd, max(1, blocks - 2), noise, True, drift, margin)
 
 
 def _runs(row: Row) -> list[np.ndarray]:
@@ -184,13 +193,11 @@ def signed_noise(row: Row) -> float:
 
 
 def typical_noise(rows: Iterable[Row]) -> float:
-    """The standard error of a ratio that the A/A differences of many records tell of; 0 where none has any.
-
-    The difference of two runs has twice a run's variance; a side is the middle of two, and a ratio is of two sides.
-    """
+    """The standard error of a ratio that the A/A differences of many records tell of; 0 where none has any."""
     noises = np.array([signed_noise(row) for row in rows])
     noises = noises[~np.isnan(noises)]
-    return float(_TO_SIGMA * np.median(np.abs(noises)) / math.sqrt(2)) if noises.size else 0.0
+    typical = float(_TO_SIGMA * np.median(np.abs(noises))) if noises.size else 0.0
+    return _of_two_runs(typical, typical)
 
 
 @dataclass(frozen=True)
@@ -235,10 +242,6 @@ class Line:
     interval: Interval | None
     reason: str = ""
 
-    @property
-    def label(self) -> str:
-        return label(self.comparison.problem)
-
 
 @dataclass(frozen=True)
 class Group:
@@ -268,7 +271,8 @@ class Judge:
         before, after = comparison.before, comparison.after
         if before is None or after is None:
             side, verdict = (after, "ONLY AFTER") if before is None else (before, "ONLY BEFORE")
-            return Line(comparison, verdict, None) if side is not None and side.verdict == "PASSED" else None
+            passed = side is not None and side.verdict == "PASSED"
+            return Line(comparison, verdict, None) if passed and self.same_code else None
         if comparison.estimate:
             interval = comparison.estimate.interval(self.level)
             return Line(comparison, interval.verdict(self.threshold), interval)
@@ -304,10 +308,8 @@ class Result:
 
     @cached_property
     def groups(self) -> list[Group]:
-        """Geometric means of all, of each operator and strategy where there are several; totals of networks."""
+        """Geometric means of all, of operators and of strategies, and totals of networks; each of several problems."""
         timed = [comparison for comparison in self.comparisons if comparison.estimate]
-        if not timed:
-            return []
         parsed = {comparison.problem: parse(comparison.problem) for comparison in timed}
         operations: dict[str, list[Comparison]] = {}
         strategies: dict[str, list[Comparison]] = {}
@@ -322,6 +324,9 @@ class Result:
                 networks.setdefault(name, []).append(comparison)
         members = {"all": timed, **(operations if len(operations) > 1 else {})}
         members |= strategies if len(strategies) > 1 else {}
+        members, networks = (
+            {name: own for name, own in named.items() if len(own) > 1} for named in (members, networks)
+        )
         level = simultaneous(len(members) + len(networks))
         groups = [
             self._group(f"geometric mean, {name}", own, np.full(len(own), 1 / len(own)), level)
@@ -348,15 +353,16 @@ class Result:
         A total's logarithm changes by the sum of its parts', each weighted by its share.
         """
         estimates = [member.estimate for member in members if member.estimate]
-        fields = np.array([(e.log, e.sd, e.drift, e.margin, *e.noise) for e in estimates])
+        fields = np.array([(e.log, e.sd, e.drift, e.margin, *(e.noise if e.apart else (0.0, 0.0))) for e in estimates])
         logs, sds, drifts, margins, *noises = fields.T
-        apart = math.sqrt(float((weights**2 * sds**2).sum()))
+        alone = math.sqrt(float((weights**2 * sds**2).sum()))
         together = [float(weights @ np.nan_to_num(noise)) for noise in noises]
         estimate = Estimate(
             log=math.log(total_us[1] / total_us[0]) if total_us else float(weights @ logs),
-            sd=max(apart, math.hypot(*together) / 2),
+            sd=max(alone, _of_two_runs(*together)),
             freedom=sum(e.freedom for e in estimates),
             noise=(together[0], together[1]),
+            apart=True,
             drift=float(weights @ drifts),
             margin=float(weights @ margins),
         )
@@ -365,15 +371,17 @@ class Result:
 
     @cached_property
     def verdict(self) -> str:
-        """SLOWER where anything is, or is BROKEN; AMBIGUOUS where anything may be; else FASTER as the mean, or SAME."""
-        slower = 1 + self.judge.threshold
-        parts = [*self.lines, *self.groups]
-        if any(part.verdict in ("SLOWER", "BROKEN") for part in parts):
+        """SLOWER where anything is, or is BROKEN; AMBIGUOUS where a problem may be slower; else as all's mean is.
+
+        Where that may be SAME or FASTER, it is SAME.
+        """
+        if any(part.verdict in ("SLOWER", "BROKEN") for part in (*self.lines, *self.groups)):
             return "SLOWER"
-        uncertain = [part for part in parts if part.verdict == "AMBIGUOUS"]
-        if not self.groups or any(part.interval is None or part.interval.high > slower for part in uncertain):
+        intervals = [line.interval for line in self.lines if line.verdict not in ("FIXED", "ONLY BEFORE", "ONLY AFTER")]
+        if not intervals or any(interval is None or interval.high > 1 + self.judge.threshold for interval in intervals):
             return "AMBIGUOUS"
-        return "FASTER" if self.groups[0].verdict == "FASTER" else "SAME"
+        mean = self.groups[0] if self.groups else next(line for line in self.lines if line.interval)
+        return "FASTER" if mean.verdict == "FASTER" else "SAME"
 
     @property
     def exit_code(self) -> int:

@@ -170,6 +170,28 @@ def _on_stream(timer: GpuTimer) -> Iterator[None]:
         yield
 
 
+class Several:
+    """The same side in several processes, which take blocks of turns: each has its code and its arrays elsewhere."""
+
+    def __init__(self, runners: Sequence[Runner]) -> None:
+        self._runners = runners
+
+    def names(self, problem: Problem, patterns: Sequence[str]) -> list[str]:
+        return self._runners[0].names(problem, patterns)
+
+    def prepare(self, problem: Problem, name: str, seed: int) -> Prepared:
+        prepared = [runner.prepare(problem, name, seed) for runner in self._runners]
+        for one in prepared:
+            if one.verdict != "PASSED":
+                return one
+        methods = tuple(name for name in prepared[0].methods if all(name in one.methods for one in prepared))
+        return Prepared("PASSED", "", methods, len(prepared) * min(one.copies for one in prepared))
+
+    def sample(self, method: str, copy: int) -> float:
+        runners = self._runners
+        return runners[copy % len(runners)].sample(method, copy // len(runners))
+
+
 class Lost(Exception):
     """A worker has died, with what it ran."""
 
@@ -246,7 +268,10 @@ class Worker:
             raise Lost(answer)
         return answer
 
-    def close(self) -> None:
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         with contextlib.suppress(BrokenPipeError):
@@ -337,6 +362,7 @@ def compared(
     runners: tuple[Runner, Runner], job: Job, *, seed: int, judge: Judge, budget_s: float = BUDGET_S
 ) -> Comparison:
     """Validate both sides, and time them in turns until the judge does not call it AMBIGUOUS."""
+    apart = any(isinstance(runner, Several) for runner in runners)
     prepared = [
         None if name is None else runner.prepare(job.problem, name, seed)
         for runner, name in zip(runners, job.names, strict=True)
@@ -357,7 +383,7 @@ def compared(
     with _without_gc():
         for turn in range(LOOKS[-1]):
             block = turn // BLOCK
-            chosen = block % copies[0], (block + block // copies[0]) % copies[1]  # in time, each with each
+            chosen = block % copies[0], (block + 2 * (block // copies[0])) % copies[1]  # with others each time round
             for side in (0, 1) if turn % BLOCK in (0, 3) else (1, 0):
                 try:
                     samples[side].append(runners[side].sample(method, chosen[side]))
@@ -367,7 +393,7 @@ def compared(
             spent = time.monotonic() >= end and turn + 1 >= 2 * BLOCK
             if turn + 1 in LOOKS or spent:
                 sides = [Side("PASSED", "", statistics.median(own), len(own)) for own in samples]
-                comparison = found(sides, paired(samples[0], samples[1], BLOCK))
+                comparison = found(sides, paired(samples[0], samples[1], BLOCK, apart))
                 line = judge.line(comparison)
                 if spent or line is None or line.verdict != "AMBIGUOUS":
                     break

@@ -6,7 +6,7 @@ import dataclasses
 import io
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich import box
@@ -14,7 +14,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ..kernels.problem import parse
 from .compare import LEVEL, VERDICTS, Comparison, Group, Interval, Line, Result
+from .records import label
 from .report import figures
 
 COLOURS = {"SLOWER": "bold red", "BROKEN": "bold red", "AMBIGUOUS": "yellow", "FASTER": "bold green", "FIXED": "green"}
@@ -45,11 +47,19 @@ def _noise(line: Line) -> str:
     return " ".join("?" if math.isnan(value) else f"{100 * abs(math.expm1(value)):.1f}%" for value in values)
 
 
-def _cells(line: Line) -> tuple[str, ...]:
+def _labels(result: Result) -> dict[str, str]:
+    """What to call each problem: its label, and its operator where there are several."""
+    texts = dict.fromkeys(comparison.problem for comparison in result.comparisons)
+    operations = {text: parse(text).operation for text in texts}
+    several = len(set(operations.values())) > 1
+    return {text: f"{operations[text]} {label(text)}" if several else label(text) for text in texts}
+
+
+def _cells(line: Line, labels: Mapping[str, str]) -> tuple[str, ...]:
     before, after = line.comparison.before, line.comparison.after
     times = (figures(side.time_us) if side and side.n else "" for side in (before, after))
     ratio = change(line.interval.ratio) if line.interval else ""
-    described = (line.verdict, line.label, line.comparison.strategy)
+    described = (line.verdict, labels[line.comparison.problem], line.comparison.strategy)
     return (*described, *times, ratio, _interval(line.interval), _noise(line), line.reason)
 
 
@@ -64,7 +74,7 @@ def said(line: Line | None) -> str:
     if line is None:
         return ""
     found = f"{change(line.interval.ratio)} {_interval(line.interval)}" if line.interval else line.reason
-    return " ".join(filter(None, (line.verdict, line.comparison.strategy, line.label, found)))
+    return " ".join(filter(None, (line.verdict, line.comparison.strategy, label(line.comparison.problem), found)))
 
 
 def summary(result: Result) -> str:
@@ -101,7 +111,8 @@ def _columns(rows: Sequence[Sequence[str]]) -> list[int]:
 
 def show(result: Result, console: Console) -> None:
     """For the terminal."""
-    rows = [_cells(line) for line in result.lines]
+    labels = _labels(result)
+    rows = [_cells(line, labels) for line in result.lines]
     groups = [_group_cells(group) for group in result.groups]
     kept = _columns([*rows, *groups])
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False, header_style="bold")
@@ -127,8 +138,9 @@ def _styled(cells: Sequence[str], kept: Sequence[int]) -> list[Text]:
 
 def markdown(result: Result) -> str:
     """For a pull request: the summary, what is not SAME, and the rest to unfold."""
-    important = [_cells(line) for line in result.lines if line.verdict != "SAME"]
-    same = [_cells(line) for line in result.lines if line.verdict == "SAME"]
+    labels = _labels(result)
+    important = [_cells(line, labels) for line in result.lines if line.verdict != "SAME"]
+    same = [_cells(line, labels) for line in result.lines if line.verdict == "SAME"]
     groups = [_group_cells(group) for group in result.groups]
     verdict, _, found = summary(result).partition(": ")
     parts = [f"**{verdict}**: {found}"]

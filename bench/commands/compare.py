@@ -195,12 +195,13 @@ def _measured(kind: str, before: str, after: str, asked: _Asked, device: str, ca
         else:
             (first, again) = (stack.enter_context(_checkout(word)) for word in (before, after))
             names = first.name, again.name
-            workers = [interleave.Worker(checkout.folder, machine.device, cold) for checkout in (first, again)]
-            for worker in workers:
-                stack.callback(worker.close)
-            for worker in workers:
+            workers = [
+                stack.enter_context(interleave.Worker(checkout.folder, machine.device, cold))
+                for checkout in (first, again, first, again)
+            ]
+            for worker in workers:  # they start together
                 worker.ready()
-            runners = workers[0], workers[1]
+            runners = interleave.Several(workers[::2]), interleave.Several(workers[1::2])
             jobs = interleave.plan(runners, asked.problems, asked.patterns)
         if not jobs:
             raise UsageError("neither side has such a strategy for any of these problems")
