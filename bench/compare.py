@@ -5,7 +5,7 @@ matter which side is called which.
 
 Estimates.  Where both sides were timed together, in turns, each turn gives a ratio of its own, in which what disturbed
 the machine for longer than a turn cancels: the estimate is the mean of the middle half of these ratios, and its
-standard error comes from a bootstrap of whole blocks of turns, which share memory.  Of two separate measurements it is
+standard error comes from a bootstrap of the places in memory in which turns ran.  Of two separate measurements it is
 the ratio of medians.  Its standard error is the largest of three: of a bootstrap of blocks of consecutive samples
 within each run; of the A/A difference between this problem's two runs; of the typical A/A difference of all problems.
 A record of one run has no A/A difference: its interval is made wider by the whole tolerance at both ends, so that it is
@@ -39,7 +39,8 @@ if TYPE_CHECKING:
 
 THRESHOLD = 0.05
 LEVEL = 0.95
-RESAMPLES = 1000
+RESAMPLES = 500  # of a standard error they leave 3%
+FEWEST_PLACES = 8  # whose spread tells how much the place in memory matters
 FEWEST = 6  # samples of a side: the span of five holds their median with less than 95%
 VERDICTS = ("BROKEN", "SLOWER", "AMBIGUOUS", "FASTER", "SAME", "FIXED", "ONLY BEFORE", "ONLY AFTER")
 _TO_SIGMA = 1 / NormalDist().inv_cdf(0.75)  # of a normal distribution: standard deviation / median deviation
@@ -115,22 +116,30 @@ def simultaneous(count: int, looks: int = 1) -> float:
     return 1 - (1 - LEVEL) / max(1, count) / looks
 
 
-def paired(before_us: Sequence[float], after_us: Sequence[float], block: int, apart: bool = False) -> Estimate:
-    """Of samples that were taken in turns; every `block` of them was taken in the same memory.
+def paired(
+    before_us: Sequence[float], after_us: Sequence[float], block: int, places: int, apart: bool = False
+) -> Estimate:
+    """Of samples that were taken in turns, `block` of them in one place in memory, then in the next of `places`.
 
-    Whole blocks alone count; at least two of them are needed.  With `apart`, every other block was taken in another
-    process, and processes differ.
+    What is drawn is a place with all of its turns, or where there are fewer than `FEWEST_PLACES` a block; only whole
+    blocks, and whole rounds of places, count, and at least two blocks are needed.  With `apart`, every other place is
+    in another process, and processes differ.
     """
     blocks = len(before_us) // block
-    logs = np.log(np.array([before_us, after_us])[:, : blocks * block].reshape(2, blocks, block))
+    if blocks > places >= FEWEST_PLACES:
+        blocks -= blocks % places
+    else:
+        places = blocks
+    logs = np.log(np.array([before_us, after_us])[:, : blocks * block].reshape(2, -1, places, block))
+    logs = logs.swapaxes(1, 2).reshape(2, places, -1)
     ratios = logs[1] - logs[0]
-    chosen = np.random.default_rng(0).integers(blocks, size=(RESAMPLES, blocks))
+    chosen = np.random.default_rng(0).integers(places, size=(RESAMPLES, places))
     spread = _midmeans(ratios[chosen].reshape(RESAMPLES, -1)).std()
-    sd = float(spread) * math.sqrt(blocks / (blocks - 1))  # to their own mean blocks are nearer than to the true one
+    sd = float(spread) * math.sqrt(places / (places - 1))  # to their own mean places are nearer than to the true one
     even, odd = (np.median(logs[:, half::2].reshape(2, -1), axis=1) for half in (0, 1))
     first, again = (odd - even).tolist()
     sd = max(sd, _of_two_runs(first, again)) if apart else sd
-    return Estimate(float(_midmeans(ratios.reshape(1, -1))[0]), sd, blocks - 1, (first, again), apart)
+    return Estimate(float(_midmeans(ratios.reshape(1, -1))[0]), sd, places - 1, (first, again), apart)
 
 
 def _of_two_runs(*noises: float) -> float:
@@ -202,12 +211,16 @@ def typical_noise(rows: Iterable[Row]) -> float:
 
 @dataclass(frozen=True)
 class Side:
-    """One side of one problem: what the bench said of it, and where it was timed its median."""
+    """One side of one problem: what the bench said of it, and where it was timed the median of `n` samples.
+
+    disturbed  samples that were taken again, for the system had given a core to other work
+    """
 
     verdict: str
     message: str = ""
     time_us: float = math.nan
     n: int = 0
+    disturbed: int = 0
 
 
 @dataclass(frozen=True)

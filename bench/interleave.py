@@ -16,6 +16,7 @@ import fnmatch
 import gc
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -38,13 +39,14 @@ from .runner import too_large
 from .timing import GpuTimer, HostTimer, _cupy_stream
 from .validate import raised, validate
 
-BLOCK = 4  # turns in one copy of each side's arrays; each side comes first in two of them
+BLOCK = 4  # turns in one copy of each side's arrays; each side comes first in two, and in every other block at first
 LOOKS = tuple(16 << doubling for doubling in range(7))  # turns after which it is asked whether a verdict is possible
-COPIES = 8  # of a side's arrays, where they fit into an eighth of the free memory
+COPIES = 16  # of a side's arrays, where they fit into an eighth of the free memory
+TRIES = 8  # of a sample on the host: a long one is disturbed each time where there is other work
 BUDGET_S = 5.0  # for the turns of one comparison
 
 Find = Callable[[Problem, str], Strategy | None]
-Sample = Callable[[], float]
+Sample = Callable[[], tuple[float, int]]  # -> microseconds, and how many samples before it were disturbed
 
 
 @dataclass(frozen=True)
@@ -68,24 +70,32 @@ class Runner(Protocol):
         """Validate a strategy on a problem, and keep it ready."""
         ...
 
-    def sample(self, method: str, copy: int) -> float:
-        """Launch what was prepared, in one of its copies: microseconds."""
+    def sample(self, method: str, copy: int) -> tuple[float, int]:
+        """Launch what was prepared, in one of its copies: microseconds, and how many samples were taken before it.
+
+        Those were disturbed: the system gave a core to other work.
+        """
         ...
 
 
 class Here:
     """Runs strategies in this process.
 
-    cold  whether caches are flushed before each sample; else a launch that is not timed fills them
+    cold   whether caches are flushed before each sample; else a launch that is not timed fills them
+    other  the other side, where that runs in this process too: its arrays are taken, so that both have the same place
     """
 
-    def __init__(self, machine: Machine, timer: HostTimer | GpuTimer, cold: bool, find: Find) -> None:
-        self._machine, self._timer, self._cold, self._find = machine, timer, cold, find
+    def __init__(
+        self, machine: Machine, timer: HostTimer | GpuTimer, cold: bool, find: Find, other: Here | None = None
+    ) -> None:
+        self._machine, self._timer, self._cold, self._find, self._other = machine, timer, cold, find, other
         self._samples: dict[str, list[Sample]] = {}
+        self._subjects: tuple[tuple[Problem, str], list[Subject]] | None = None
+        self._place: int | None = None
 
     def twin(self) -> Here:
         """Another side in this process, timed by the same timer."""
-        return Here(self._machine, self._timer, self._cold, self._find)
+        return Here(self._machine, self._timer, self._cold, self._find, self)
 
     def names(self, problem: Problem, patterns: Sequence[str]) -> list[str]:
         def wanted(strategy: Strategy) -> bool:
@@ -96,7 +106,7 @@ class Here:
         return [strategy.name for strategy in strategies(problem.operation) if wanted(strategy)]
 
     def prepare(self, problem: Problem, name: str, seed: int) -> Prepared:
-        self._samples = {}
+        self._samples, self._subjects, self._place = {}, None, None
         strategy = self._find(problem, name)
         if strategy is None:
             return Prepared("UNSUPPORTED", f"It does not compute {problem.operation}.")
@@ -107,12 +117,19 @@ class Here:
             return Prepared(verdict.verdict, verdict.message)
         try:
             copies = _copies(verdict.subject, self._machine)
+            kind = problem, strategy.library_on(self._machine.device)
+            if self._other and self._other._subjects and self._other._subjects[0] == kind:
+                copies = [own.within(theirs) for own, theirs in zip(copies, self._other._subjects[1], strict=False)]
+            self._subjects = kind, copies
             self._samples = _samples(self._timer, copies, self._cold)
         except Exception as error:  # right twice, it may still fail in other memory
             return Prepared("FAILED", raised("timing", error))
         return Prepared("PASSED", methods=tuple(self._samples), copies=len(copies))
 
-    def sample(self, method: str, copy: int) -> float:
+    def sample(self, method: str, copy: int) -> tuple[float, int]:
+        if copy != self._place and not self._cold:  # one launch does not warm what lay unused for long
+            self._samples[method][copy]()
+        self._place = copy
         return self._samples[method][copy]()
 
 
@@ -135,15 +152,15 @@ def _copies(subject: Subject, machine: Machine) -> list[Subject]:
 def _samples(timer: HostTimer | GpuTimer, calls: Sequence[Subject], cold: bool) -> dict[str, list[Sample]]:
     """How each call can be timed: the method, the best one first -> what takes a sample of it."""
     if isinstance(timer, HostTimer):
-        return {"host": [_sample(call, timer._flush if cold else call, timer._time) for call in calls]}
+        return {"host": [_undisturbed(_sample(call, timer._flush if cold else call, timer._time)) for call in calls]}
     with _on_stream(timer):
         replays = timer._captured(calls)
     launches = {**({"graph": replays} if replays else {}), "events": calls}
 
     def on_stream(sample: Sample) -> Sample:
-        def sampled() -> float:
+        def sampled() -> tuple[float, int]:
             with _on_stream(timer):
-                return sample()
+                return sample()[0], 0
 
         return sampled
 
@@ -157,11 +174,31 @@ def _samples(timer: HostTimer | GpuTimer, calls: Sequence[Subject], cold: bool) 
 
 
 def _sample(call: Callable[[], Any], before: Callable[[], Any], timed: Callable[[Callable[[], Any]], float]) -> Sample:
-    def sample() -> float:
+    def sample() -> tuple[float, int]:
         before()
-        return timed(call)
+        lost = _cores_lost()
+        us = timed(call)
+        return us, _cores_lost() - lost
 
     return sample
+
+
+def _cores_lost() -> int:
+    """How often a thread of this process had to leave its core to another process, so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
+
+
+def _undisturbed(sample: Sample) -> Sample:
+    """A sample of the host in which no core was lost; after `TRIES` one in which it was."""
+
+    def tried() -> tuple[float, int]:
+        for again in range(TRIES):
+            us, lost = sample()
+            if not lost:
+                return us, again
+        return sample()[0], TRIES
+
+    return tried
 
 
 @contextlib.contextmanager
@@ -187,7 +224,7 @@ class Several:
         methods = tuple(name for name in prepared[0].methods if all(name in one.methods for one in prepared))
         return Prepared("PASSED", "", methods, len(prepared) * min(one.copies for one in prepared))
 
-    def sample(self, method: str, copy: int) -> float:
+    def sample(self, method: str, copy: int) -> tuple[float, int]:
         runners = self._runners
         return runners[copy % len(runners)].sample(method, copy // len(runners))
 
@@ -258,7 +295,7 @@ class Worker:
             return Prepared("FAILED", f"{name}: {lost}")
         return Prepared(**{**answer, "methods": tuple(answer["methods"])})
 
-    def sample(self, method: str, copy: int) -> float:
+    def sample(self, method: str, copy: int) -> tuple[float, int]:
         try:
             answer = self._ask("sample", method, copy)
         except Lost:
@@ -266,7 +303,7 @@ class Worker:
             raise
         if isinstance(answer, str):
             raise Lost(answer)
-        return answer
+        return answer[0], answer[1]
 
     def __enter__(self) -> Worker:
         return self
@@ -377,23 +414,29 @@ def compared(
     if before is None or after is None or not comparison.timed:
         return comparison
     method = next(name for name in before.methods if name in after.methods)  # one for both, or they do not compare
-    copies = before.copies, after.copies
+    places = min(before.copies, after.copies)
     samples: tuple[list[float], list[float]] = ([], [])
+    again = [0, 0]
     end = time.monotonic() + budget_s
     with _without_gc():
         for turn in range(LOOKS[-1]):
             block = turn // BLOCK
-            chosen = block % copies[0], (block + 2 * (block // copies[0])) % copies[1]  # with others each time round
-            for side in (0, 1) if turn % BLOCK in (0, 3) else (1, 0):
+            place, first = block % places, (turn % BLOCK in (1, 2)) ^ block % 2
+            for side in (first, 1 - first):
                 try:
-                    samples[side].append(runners[side].sample(method, chosen[side]))
+                    us, disturbed = runners[side].sample(method, place)
                 except Exception as error:  # right twice, it may still fail when it is launched often
                     sides[side] = Side("FAILED", str(error) if isinstance(error, Lost) else raised("timing", error))
                     return found(sides)
+                samples[side].append(us)
+                again[side] += disturbed
             spent = time.monotonic() >= end and turn + 1 >= 2 * BLOCK
             if turn + 1 in LOOKS or spent:
-                sides = [Side("PASSED", "", statistics.median(own), len(own)) for own in samples]
-                comparison = found(sides, paired(samples[0], samples[1], BLOCK, apart))
+                sides = [
+                    Side("PASSED", "", statistics.median(own), len(own), lost)
+                    for own, lost in zip(samples, again, strict=True)
+                ]
+                comparison = found(sides, paired(samples[0], samples[1], BLOCK, places, apart))
                 line = judge.line(comparison)
                 if spent or line is None or line.verdict != "AMBIGUOUS":
                     break
