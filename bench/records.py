@@ -56,6 +56,7 @@ class Timing:
     discarded      samples taken again, for the GPU's clock was low
     flushed_bytes  what was written before each cold sample, so that no cache holds anything of the launch
     nvbench_us     cold samples of the same launch by NVBench; none where it was not asked
+    launch_us      how long an eager launch keeps the host, where that is not in the samples; none on the host
     """
 
     method: str
@@ -66,6 +67,7 @@ class Timing:
     discarded: int = 0
     flushed_bytes: int = 0
     nvbench_us: tuple[float, ...] = ()
+    launch_us: tuple[float, ...] = ()
 
     @property
     def noise(self) -> float:
@@ -184,7 +186,8 @@ def _upgraded(value: dict[str, Any]) -> dict[str, Any]:
     if value["schema"] == 2:
         value |= {"schema": 3, "spent_s": {}}
         if isinstance(value.get("timing"), dict):
-            value["timing"] = {**value["timing"], "second": 0, "discarded": 0, "flushed_bytes": 0, "nvbench_us": []}
+            new = {"second": 0, "discarded": 0, "flushed_bytes": 0, "nvbench_us": [], "launch_us": []}
+            value["timing"] = {**value["timing"], **new}
     return value
 
 

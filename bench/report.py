@@ -6,7 +6,9 @@ out once, as a `Grid`, which every form renders.
 
 from __future__ import annotations
 
+import functools
 import math
+import operator
 import statistics
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -20,6 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..kernels.strategy import STRATEGIES
+from . import clocks, nvbench
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -275,9 +278,30 @@ def _notes(records: Sequence[Row]) -> Iterator[str]:
     partly = dict.fromkeys(row["label"] for row in records if _compared(row) and row["checked"] < row["outputs"])
     if partly:
         yield f"Compared with float64 on a random part of the outputs: {', '.join(partly)}."
+    yield from _timers(records)
     load = max(row["gauges"].get("load_average", 0.0) for row in records)
     if load > BUSY * records[0]["threads"]:
         yield f"The machine had other work: a load average of up to {figures(load)} on {records[0]['threads']} threads."
+
+
+def _timers(records: Sequence[Row]) -> Iterator[str]:
+    """Where NVBench disagrees, and how many samples were taken again."""
+    timed = [row for row in records if row["verdict"] == "PASSED"]
+    checked = [row for row in timed if len(row["nvbench_us"])]
+    said = [
+        f"{row['strategy']} on {row['label']}: {different}."
+        for row in checked
+        if (different := nvbench.disagreement(row["method"], row["time_us"], row["nvbench_us"]))
+    ]
+    yield from said
+    if checked:
+        yield f"NVBench agrees within {nvbench.AGREED:.0%} on {len(checked) - len(said)} of {len(checked)} times."
+    discarded = sum(int(row["discarded"]) for row in timed)
+    if discarded:
+        bits = functools.reduce(operator.or_, (int(row["gauges"].get("throttle_reasons", 0)) for row in timed))
+        held = clocks.reasons(bits)
+        why = f"; {', '.join(held)} held it down" if held else ""
+        yield f"{discarded} samples were taken again: the GPU's clock was below {clocks.LEAST:.0%} of its default{why}."
 
 
 def show(tables: Iterable[Grid], console: Console) -> None:

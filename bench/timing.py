@@ -3,34 +3,31 @@
 On the host a sample is `perf_counter_ns` around the launch.  On a GPU it is two events around the replay of a CUDA
 graph, so that Python's launch cost is not in it; where a launch cannot be captured, around the launch itself, and the
 timing says so.  Before a cold sample every cache is flushed by writing twice the last level's size.  Samples are kept
-raw; nothing is dropped.
+raw; on a GPU those that were taken while its clock was low are taken again, and counted.
 """
 
 from __future__ import annotations
 
 import contextlib
-import gc
+import hashlib
 import itertools
-import math
-import statistics
-import time
-from collections.abc import Callable, Iterator, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
 import numpy as np
 
+from .clocks import sm_clock
 from .records import Timing
+from .sampling import ENOUGH, Call, Part, Sample, in_turn, now_ns, rounds, two_runs
+from .selftest import GpuSpin, HostSpin, Spin
+from .selftest import self_test as self_test
 
-ENOUGH = 10  # samples, of which the stopping rule needs this many
-FEWEST = 3  # samples, where ten would cost more than the budget
-STEADY = 0.01  # relative standard error of the median at which sampling stops
-WARM_SHARE = 0.25  # of the budget
 QUEUEING_CYCLES = 100_000  # about 50 us of idling on the GPU, while the host queues what is to be timed
-
-Call = Callable[[], Any]
-Part = tuple[str, Call]  # of a launch: its name, and what runs it
-Sample = Callable[[], float]  # -> microseconds
+MOST_DISCARDED = 30  # samples of one measurement: a clock that stays low must not hold up the run
+HASHED_BYTES = 1 << 20  # takes the host about a millisecond
+SLEEP_CYCLES = 1_000_000  # takes a GPU about half a millisecond
 
 
 class Timer(Protocol):
@@ -44,107 +41,111 @@ class Timer(Protocol):
         """Sample a launch's parts, run in order on caches that were cold: name -> us; parts of one name are added."""
         ...
 
+    def interleaved(self, subjects: Mapping[str, Sequence[Call]], budget_s: float) -> dict[str, Timing]:
+        """Cold samples of several subjects in turn, A B A B: of each as many, cold_us[i] of round i."""
+        ...
 
-def median_error(samples: Sequence[float]) -> float:
-    """Standard error of the median, whatever the distribution: half the span of the middle sqrt(n) samples.
+    def sample(self, call: Call) -> float:
+        """One sample in microseconds, with caches as they are."""
+        ...
 
-    For the number of samples below the true median is binomial, with mean n/2 and standard deviation sqrt(n)/2.
+    def spin(self, us: float) -> Spin | None:
+        """What takes `us` by a clock that is not this timer's; None where there is no such clock."""
+        ...
 
-    >>> median_error(range(16))
-    1.875
-    """
-    reach = 0.5 / math.sqrt(len(samples))
-    low, high = np.quantile(samples, (0.5 - reach, 0.5 + reach)).tolist()
-    return (high - low) / 2
+    @property
+    def tolerance_us(self) -> float:
+        """How much longer than its spin a sample of it may be, on a device that does nothing else."""
+        ...
 
-
-def collect(sample: Sample, budget_s: float) -> tuple[float, ...]:
-    """Sample until the median is steady or the budget is spent; at least FEWEST times."""
-    samples: list[float] = []
-    end = time.perf_counter() + budget_s
-    while True:
-        samples.append(sample())
-        n = len(samples)
-        if n >= FEWEST and time.perf_counter() >= end:
-            return tuple(samples)
-        if n >= ENOUGH and median_error(samples) <= STEADY * statistics.median(samples):
-            return tuple(samples)
-
-
-@contextlib.contextmanager
-def _without_gc() -> Iterator[None]:
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
-
-
-def _cold_then_warm(cold: Sample, warm: Sample, budget_s: float) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Both kinds of samples; no warm ones where the cold ones have spent the whole budget."""
-    end = time.perf_counter() + budget_s
-    with _without_gc():
-        cold_us = collect(cold, (1 - WARM_SHARE) * budget_s)
-        left_s = end - time.perf_counter()
-        if left_s < FEWEST * statistics.median(cold_us) / 1e6:
-            return cold_us, ()
-        warm()
-        return cold_us, collect(warm, left_s)
-
-
-def _rounds(
-    parts: Sequence[Part], flush: Call, time_us: Callable[[Call], float], budget_s: float
-) -> dict[str, tuple[float, ...]]:
-    """Samples of each part, in rounds over all of them."""
-    samples: dict[str, list[float]] = {name: [] for name, _ in parts}
-    end = time.perf_counter() + budget_s
-    with _without_gc():
-        for rounds in itertools.count(1):
-            flush()
-            for of_part in samples.values():
-                of_part.append(0.0)
-            for name, call in parts:
-                samples[name][-1] += time_us(call)
-            if rounds >= ENOUGH or (rounds >= FEWEST and time.perf_counter() >= end):
-                break
-    return {name: tuple(of_part) for name, of_part in samples.items()}
+    def work(self, times: int) -> Call:
+        """What takes `times` as long as `work(1)`."""
+        ...
 
 
 class HostTimer:
-    """Wall-clock time of a call on the host."""
+    """Wall-clock time of a call on the host.
+
+    threads      that write what flushes the caches, each on a core of its own
+    cache_bytes  of the last level
+    """
+
+    tolerance_us = 5.0  # of a spin: a call in Python, its clock's and the timer's own reading
 
     def __init__(self, threads: int, cache_bytes: int) -> None:
-        self._pool = ThreadPoolExecutor(threads)
-        self._flushed = np.array_split(np.zeros(2 * cache_bytes, np.uint8), threads)
+        cores = itertools.cycle(sorted(os.sched_getaffinity(0)))
+        self._writers = [ThreadPoolExecutor(1, "flush", _stay_on, (next(cores),)) for _ in range(threads)]
+        self._flushed = np.array_split(np.zeros(2 * cache_bytes // 8, np.int64), threads)
 
     def _flush(self) -> None:
-        """Every thread writes its share, so that the cores' own caches go with the common one."""
-        list(self._pool.map(lambda share: share.fill(1), self._flushed))
+        """Every core's thread changes its share, so that the cores' own caches go with the common one.
 
-    @staticmethod
-    def _time(call: Call) -> float:
-        start = time.perf_counter_ns()
-        result = call()
-        end = time.perf_counter_ns()
-        del result  # what it allocated is freed outside of the time
-        return (end - start) / 1e3
+        A change of what was read: a plain fill may be stored past the caches, and leave them as they are.
+        """
+        shares = zip(self._writers, self._flushed, strict=True)
+        for written in [writer.submit(np.invert, share, share) for writer, share in shares]:
+            written.result()
 
-    def measure(self, calls: Sequence[Call], budget_s: float) -> Timing:
+    def _cold(self, calls: Sequence[Call]) -> Sample:
         turn = itertools.cycle(calls)
 
         def cold() -> float:
             self._flush()
-            return self._time(next(turn))
+            return self.sample(next(turn))
 
-        cold_us, warm_us = _cold_then_warm(cold, lambda: self._time(calls[0]), budget_s)
-        return Timing("host", cold_us, warm_us, {})
+        return cold
+
+    def _timing(self, cold_us: tuple[float, ...], warm_us: tuple[float, ...] = (), second: int = 0) -> Timing:
+        flushed_bytes = sum(share.nbytes for share in self._flushed)
+        return Timing("host", cold_us, warm_us, {}, second=second, flushed_bytes=flushed_bytes)
+
+    def measure(self, calls: Sequence[Call], budget_s: float) -> Timing:
+        calls = _warmed(calls, budget_s)
+        taken = two_runs(self._cold(calls), lambda: self.sample(calls[0]), budget_s)
+        return self._timing(taken.cold_us, taken.warm_us, taken.second)
 
     def split(self, parts: Sequence[Part], budget_s: float) -> dict[str, tuple[float, ...]]:
-        return _rounds(parts, self._flush, self._time, budget_s)
+        return rounds(parts, self._flush, self.sample, budget_s)
+
+    def interleaved(self, subjects: Mapping[str, Sequence[Call]], budget_s: float) -> dict[str, Timing]:
+        colds = {name: self._cold(_warmed(calls, budget_s)) for name, calls in subjects.items()}
+        return {name: self._timing(cold_us) for name, cold_us in in_turn(colds, budget_s).items()}
+
+    def sample(self, call: Call) -> float:
+        start = now_ns()
+        result = call()
+        end = now_ns()
+        del result  # what it allocated is freed outside of the time
+        return (end - start) / 1e3
+
+    def spin(self, us: float) -> Spin:
+        return HostSpin(us)
+
+    def work(self, times: int) -> Call:
+        data = bytes(times * HASHED_BYTES)
+        return lambda: hashlib.sha256(data)
+
+
+def _stay_on(core: int) -> None:
+    """Keep this thread on one core."""
+    os.sched_setaffinity(0, {core})
+
+
+def _warmed(calls: Sequence[Call], budget_s: float) -> Sequence[Call]:
+    """The calls, each of them made once, for fresh memory costs its first launch; one only where they are slow."""
+    start = now_ns()
+    calls[0]()
+    if (now_ns() - start) * len(calls) / 1e9 > budget_s / 4:
+        return calls[:1]
+    for call in calls[1:]:
+        call()
+    return calls
 
 
 class GpuTimer:
     """Time on the GPU between two events around a launch."""
+
+    tolerance_us = 8.0  # of a spin: a launch, the events' half microsecond, a microsecond between the GPU timer's steps
 
     def __init__(self) -> None:
         import torch
@@ -152,32 +153,68 @@ class GpuTimer:
         self._torch = torch
         cache_bytes = torch.cuda.get_device_properties(0).L2_cache_size
         self._flushed = torch.empty(2 * cache_bytes, dtype=torch.uint8, device="cuda")
-        self._stream = torch.cuda.Stream()
+        self.stream = torch.cuda.Stream()
+        self._clock = sm_clock()
 
     def measure(self, calls: Sequence[Call], budget_s: float) -> Timing:
-        self._torch.cuda.synchronize()
-        with self._torch.cuda.stream(self._stream), _cupy_stream(self._stream.cuda_stream):
-            for call in calls:
-                call()
-            self._stream.synchronize()
-            replays = self._captured(calls)
-            turn = itertools.cycle(replays or calls)
-
-            def cold() -> float:
-                self._flushed.fill_(1)
-                return self._time(next(turn))
-
-            cold_us, warm_us = _cold_then_warm(cold, lambda: self._time((replays or calls)[0]), budget_s)
-        return Timing("graph" if replays else "events", cold_us, warm_us, {})
+        with self.on_stream(self.stream):
+            method, launches = self.launches(calls)
+            guard = _Guard(self._clock.low)
+            cold, warm = self._cold(launches), lambda: self._time(launches[0])
+            taken = two_runs(guard.sampled(cold), guard.sampled(warm), budget_s)
+            launch_us = self._launch_us(calls[0])
+        return self._timing(
+            method, taken.cold_us, guard.discarded, warm_us=taken.warm_us, second=taken.second, launch_us=launch_us
+        )
 
     def split(self, parts: Sequence[Part], budget_s: float) -> dict[str, tuple[float, ...]]:
-        self._torch.cuda.synchronize()
-        with self._torch.cuda.stream(self._stream), _cupy_stream(self._stream.cuda_stream):
+        with self.on_stream(self.stream):
             for _, call in parts:
                 call()
-            self._stream.synchronize()
+            self.stream.synchronize()
             named = [(name, (self._captured([call]) or [call])[0]) for name, call in parts]
-            return _rounds(named, lambda: self._flushed.fill_(1), self._time, budget_s)
+            return rounds(named, lambda: self._flushed.fill_(1), self._time, budget_s)
+
+    def interleaved(self, subjects: Mapping[str, Sequence[Call]], budget_s: float) -> dict[str, Timing]:
+        with self.on_stream(self.stream):
+            prepared = {name: self.launches(calls) for name, calls in subjects.items()}
+            methods = {method for method, _ in prepared.values()}
+            method = methods.pop() if len(methods) == 1 else "events"  # one way for all, or they cannot be compared
+            guards = {name: _Guard(self._clock.low) for name in subjects}
+            launches = {name: own if method == "graph" else subjects[name] for name, (_, own) in prepared.items()}
+            colds = {name: guards[name].sampled(self._cold(launches[name])) for name in subjects}
+            taken = in_turn(colds, budget_s)
+        return {name: self._timing(method, cold_us, guards[name].discarded) for name, cold_us in taken.items()}
+
+    def sample(self, call: Call) -> float:
+        with self.on_stream(self.stream):
+            return self._time(call)
+
+    def spin(self, us: float) -> Spin | None:
+        try:
+            import cupy
+        except ModuleNotFoundError:
+            return None
+        return GpuSpin(cupy, us)
+
+    def work(self, times: int) -> Call:
+        return lambda: self._torch.cuda._sleep(times * SLEEP_CYCLES)
+
+    @contextlib.contextmanager
+    def on_stream(self, stream: Any, wait: bool = True) -> Iterator[None]:
+        """Whatever is launched within, by torch or by CuPy, goes to this stream of torch's, after what runs now."""
+        if wait:
+            self._torch.cuda.synchronize()
+        with self._torch.cuda.stream(stream), _cupy_stream(stream.cuda_stream):
+            yield
+
+    def launches(self, calls: Sequence[Call]) -> tuple[str, Sequence[Call]]:
+        """How the calls are launched, and the launches, warm: "graph" and replays, or "events" and the calls."""
+        for call in calls:
+            call()
+        self.stream.synchronize()
+        replays = self._captured(calls)
+        return ("graph", replays) if replays else ("events", calls)
 
     def _captured(self, calls: Sequence[Call]) -> list[Call]:
         """Each call as the replay of a CUDA graph; [] where one cannot be captured."""
@@ -185,13 +222,22 @@ class GpuTimer:
         for call in calls:
             graph = self._torch.cuda.CUDAGraph()
             try:
-                with self._torch.cuda.graph(graph, stream=self._stream):
+                with self._torch.cuda.graph(graph, stream=self.stream):
                     call()
             except RuntimeError:
                 self._torch.cuda.synchronize()
                 return []
             graphs.append(graph)
         return [graph.replay for graph in graphs]
+
+    def _cold(self, launches: Sequence[Call]) -> Sample:
+        turn = itertools.cycle(launches)
+
+        def cold() -> float:
+            self._flushed.fill_(1)
+            return self._time(next(turn))
+
+        return cold
 
     def _time(self, call: Call) -> float:
         start, end = (self._torch.cuda.Event(enable_timing=True) for _ in range(2))
@@ -201,6 +247,39 @@ class GpuTimer:
         end.record()
         end.synchronize()
         return start.elapsed_time(end) * 1e3
+
+    def _launch_us(self, call: Call) -> tuple[float, ...]:
+        """How long the host is at an eager launch, while the GPU has nothing else to do."""
+        samples = []
+        for _ in range(ENOUGH):
+            self.stream.synchronize()
+            start = now_ns()
+            call()
+            samples.append((now_ns() - start) / 1e3)
+        self.stream.synchronize()
+        return tuple(samples)
+
+    def _timing(self, method: str, cold_us: tuple[float, ...], discarded: int, **more: Any) -> Timing:
+        more = {"warm_us": (), **more}
+        return Timing(method, cold_us, stages_us={}, discarded=discarded, flushed_bytes=self._flushed.nbytes, **more)
+
+
+class _Guard:
+    """Takes a sample again where the clock was low before or after it; `discarded` says how often."""
+
+    def __init__(self, low: Callable[[], bool]) -> None:
+        self._low, self.discarded = low, 0
+
+    def sampled(self, sample: Sample) -> Sample:
+        def sampled() -> float:
+            while True:
+                low = self._low()
+                us = sample()
+                if not (self._low() or low) or self.discarded >= MOST_DISCARDED:
+                    return us
+                self.discarded += 1
+
+        return sampled
 
 
 def _cupy_stream(pointer: int) -> contextlib.AbstractContextManager[Any]:

@@ -10,8 +10,8 @@ from typing import Annotated
 
 import typer
 
-from .. import UsageError, records, report, runner
-from ..console import output, progress, say, warn
+from .. import UsageError, nvbench, records, report, runner
+from ..console import one_of, output, progress, say, warn
 from ..machine import host_cache_bytes
 from ..options import (
     Batches,
@@ -28,6 +28,8 @@ from ..options import (
 )
 from ..records import FAULTS, Record
 from ..timing import GpuTimer, HostTimer
+
+CHECK_S = 1.0  # of NVBench's sampling of a launch
 
 
 def bench(
@@ -50,6 +52,9 @@ def bench(
         ),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with --out; what it has is not repeated.")] = False,
+    timer: Annotated[
+        str, typer.Option(help="gpucnn; or nvbench: NVBench times every launch as well, in a process of its own.")
+    ] = "gpucnn",
 ) -> None:
     """Validate strategies, time those that are right, record and tabulate the results.
 
@@ -63,20 +68,25 @@ def bench(
 
         gpucnn bench sweep --time-budget 600 --out sweep.jsonl
     """
+    if one_of("--timer", [timer], ("gpucnn", "nvbench")) == ["nvbench"]:
+        nvbench.require()
     machine = chosen_machine(device)
     jobs = selected_jobs(sources, operations, patterns, batches, dtypes, layout, machine.device)
     if resume and out is None:
         raise UsageError("--resume needs --out: the file to go on with")
     path = out or records.RESULTS / machine.slug / f"bench-{datetime.now(timezone.utc):%Y%m%dT%H%M%SZ}.jsonl"
-    timer = GpuTimer() if machine.device == "cuda" else HostTimer(machine.threads, host_cache_bytes())
+    clock = GpuTimer() if machine.device == "cuda" else HostTimer(machine.threads, host_cache_bytes())
     with records.Writer(path, resume, warn) as writer:
         announce(device, machine)
         left = [job for job in jobs if job.key(machine, seed) not in writer.finished]
         say(f"Recording to {path}" + (f"; {len(jobs) - len(left)} of {len(jobs)} are there already" if resume else ""))
+        by_name = {(str(job.problem), job.strategy.name): job for job in left}
         ended, code = "The time is spent", 0
         try:
             with progress(len(left)) as advance:
-                for record in runner.bench(left, machine, timer, seed, time_budget):
+                for record in runner.bench(left, machine, clock, seed, time_budget):
+                    if timer == "nvbench":
+                        record = nvbench.checked(record, by_name[record.problem, record.strategy], CHECK_S, warn)
                     writer.append(record)
                     advance(record.verdict, _record_line(record))
         except KeyboardInterrupt:

@@ -38,6 +38,47 @@ def test_without_torch_numpy_is_the_ceiling(dtype, monkeypatch):
     assert Machine("cpu").rate_gflops(parse("mb1ic3oc4ih6kh3", dtype=dtype)) > 0.1
 
 
+def test_what_is_copied_does_not_fit_into_the_cache(monkeypatch):
+    copied = []
+    monkeypatch.setattr(machine, "host_cache_bytes", lambda: 48 << 10)
+    monkeypatch.setitem(machine.COPIED_BYTES, "cpu", 1 << 10)
+    monkeypatch.setattr(machine, "_best_s", lambda call: copied.append(sum(share.nbytes for share in call())) or 1.0)
+    monkeypatch.setattr(machine.np, "copyto", lambda target, source: source)
+    assert machine._copy_gbs("cpu", threads=2) == 2 * (96 << 10) / 1e9  # bytes read and written, in one second
+    assert copied == [96 << 10]
+
+
+def test_a_ceiling_is_the_best_of_several_calls_however_slow(monkeypatch):
+    ticks = iter([0.0, 5.0, 10.0, 14.0, 20.0, 26.0])
+    monkeypatch.setattr(machine, "perf_counter", lambda: next(ticks))
+    calls = []
+    assert machine._best_s(lambda: calls.append(1)) == 4.0
+    assert len(calls) == 1 + machine.TRIES
+
+
+def test_threads_are_pinned_and_recorded():
+    """After another has changed them, as a strategy might: every library's number is this process's cores."""
+    threadpoolctl, torch = pytest.importorskip("threadpoolctl"), pytest.importorskip("torch")
+    threads = len(os.sched_getaffinity(0))
+    torch.set_num_threads(threads + 1)
+    threadpoolctl.threadpool_limits(threads + 1)
+    gauges = Machine("cpu").provenance().gauges
+    counted = {name: count for name, count in gauges.items() if name.endswith("_threads")}
+    assert {"torch_threads", "openblas_threads"} <= counted.keys()
+    assert set(counted.values()) == {threads}
+
+
+def test_without_threadpoolctl_torchs_threads_are_pinned_and_recorded(monkeypatch):
+    pytest.importorskip("torch")
+    monkeypatch.setattr(machine, "_threadpoolctl", lambda: None)
+    gauges = Machine("cpu").provenance().gauges
+    assert gauges.keys() == {"load_average", "torch_threads"}
+
+
+def test_a_worker_is_told_its_threads():
+    assert machine.thread_variables(3)["OPENBLAS_NUM_THREADS"] == "3"
+
+
 def test_a_gpu_is_timed_through_torch(monkeypatch):
     monkeypatch.setattr(machine, "has_gpu", lambda: True)
     monkeypatch.setattr(machine, "_torch", lambda: None)

@@ -254,3 +254,27 @@ def test_a_table_of_every_strategy_is_whole_however_wide_it_is():
     assert len(row.split()) == 1 + len(names) + 1 + 4
     assert len(row) > 100
     assert "…" not in "".join(lines)
+
+
+def on_gpu(strategy, time_us, nvbench_us=(), discarded=0, bits=0):
+    timing = Timing("graph", (time_us,) * 3, (), {}, discarded=discarded, nvbench_us=nvbench_us)
+    gauges = dataclasses.replace(PROVENANCE, gauges={"throttle_reasons": float(bits)})
+    return make(strategy, time_us, timing=timing, device="cuda", provenance=gauges)
+
+
+def test_a_note_says_where_nvbench_disagrees_and_how_often_it_agrees():
+    notes = grid(on_gpu("torch", 100.0, (101.0, 102.0)), on_gpu("cupy_direct", 100.0, (90.0,))).notes
+    assert notes == (
+        "cupy_direct on resnet50:res2a_branch2b: NVBench measures 10% less: both replay a CUDA graph, so that clocks "
+        "and the rules for flushing are what may differ.",
+        "NVBench agrees within 3% on 1 of 2 times.",
+    )
+    assert grid(on_gpu("torch", 100.0)).notes == ()
+
+
+def test_a_note_says_how_many_samples_were_taken_again_and_what_held_the_clock_down():
+    made = on_gpu("torch", 100.0, discarded=3, bits=0x40), on_gpu("cupy_direct", 90.0, discarded=1, bits=0x1)
+    (note,) = grid(*made).notes
+    assert note == (
+        "4 samples were taken again: the GPU's clock was below 75% of its default; heat (hardware) held it down."
+    )

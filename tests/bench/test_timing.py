@@ -1,16 +1,23 @@
-"""What is sampled, in which order, and when sampling stops; how long anything takes is not tested."""
+"""What is sampled, in which order, and when sampling stops; a timer that is off is found out by what is known to last."""
 
 import contextlib
 import itertools
+import os
 import sys
+import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from gpucnn.bench import runner, timing
-from gpucnn.bench.timing import ENOUGH, FEWEST, GpuTimer, HostTimer, collect, median_error
+from gpucnn.bench import clocks, runner, sampling, selftest, timing
+from gpucnn.bench.sampling import ENOUGH, FEWEST, collect, in_turn, median_error, two_runs
+from gpucnn.bench.timing import MOST_DISCARDED, GpuTimer, HostTimer, self_test
 from gpucnn.kernels.arrays import has_gpu
+from gpucnn.kernels.offline import compile_file
+
+SPIN = Path(selftest.__file__).with_name("spin.cu")
 
 
 class Clock:
@@ -35,9 +42,12 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock()
-    monkeypatch.setattr(timing.time, "perf_counter", clock)
+    monkeypatch.setattr(sampling, "now_ns", lambda: round(clock.now * 1e9))
     monkeypatch.setattr(runner.time, "monotonic", clock)
     return clock
+
+
+# When sampling stops --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -72,40 +82,29 @@ def test_an_outlier_hardly_moves_it():
     assert median_error([*steady, 1e6]) == pytest.approx(median_error([*steady, 102.0]), abs=0.5)
 
 
-def test_the_host_timer_flushes_before_each_cold_sample_and_rotates(monkeypatch):
-    events = []
-    timer = HostTimer(threads=2, cache_bytes=1024)
-    monkeypatch.setattr(timer, "_flush", lambda: events.append("flush"))
-    result = timer.measure([lambda: events.append("a"), lambda: events.append("b")], budget_s=0.0)
-    cold, warm = events[: 2 * FEWEST], events[2 * FEWEST :]
-    assert cold == ["flush", "a", "flush", "b", "flush", "a"]
-    assert set(warm) <= {"a"}
-    assert result.method == "host"
-    assert len(result.cold_us) == FEWEST
-    assert all(sample > 0 for sample in result.cold_us)
+def test_the_two_cold_runs_share_the_budget_and_have_the_warm_samples_between_them(clock):
+    order = []
+    cold, warm = clock.sample(itertools.count(1.0), 1 / 64), clock.sample(itertools.count(1.0), 1 / 64)
+    taken = two_runs(lambda: order.append("cold") or cold(), lambda: order.append("warm") or warm(), 1.0)
+    runs = [(name, len(list(group))) for name, group in itertools.groupby(order)]
+    assert runs == [("cold", 24), ("warm", 17), ("cold", 23)]  # 64 in all; of the warm ones the first does not count
+    assert (len(taken.cold_us), taken.second, len(taken.warm_us)) == (47, 24, 16)
+    assert taken.cold_us == tuple(range(1, 48))
 
 
-def test_warm_samples_come_where_there_is_time_for_them():
-    calls = []
-    result = HostTimer(threads=1, cache_bytes=1024).measure([lambda: calls.append(1)], budget_s=0.2)
-    assert len(result.warm_us) >= FEWEST
-    assert len(calls) == len(result.cold_us) + 1 + len(result.warm_us)
+def test_a_slow_launch_has_two_runs_and_no_warm_samples(clock):
+    taken = two_runs(clock.sample(itertools.repeat(9e5), 0.9), lambda: pytest.fail("a warm sample"), 1.0)
+    assert (len(taken.cold_us), taken.second, taken.warm_us) == (2 * FEWEST, FEWEST, ())
 
 
-def test_stages_are_sampled_in_order_and_those_of_one_name_are_added(monkeypatch):
-    events = []
-    timer = HostTimer(threads=1, cache_bytes=1024)
-    monkeypatch.setattr(timer, "_flush", lambda: events.append("flush"))
-    monkeypatch.setattr(timer, "_time", lambda call: call() or {"a": 1.0, "b": 10.0}[events[-1]])
-    parts = [("copy", lambda: events.append("a")), ("gemm", lambda: events.append("b"))]
-    assert timer.split([*parts, *parts], budget_s=0.0) == {"copy": (2.0,) * FEWEST, "gemm": (20.0,) * FEWEST}
-    assert events == ["flush", "a", "b", "a", "b"] * FEWEST
-
-
-def test_a_flush_writes_twice_the_cache():
-    timer = HostTimer(threads=3, cache_bytes=1000)
-    timer._flush()
-    assert sum(share.sum() for share in timer._flushed) == 2000
+def test_subjects_are_sampled_in_turn(clock):
+    order = []
+    values = {"a": itertools.repeat(5.0), "b": itertools.count(1.0)}  # a is steady at once: it goes on, as b does
+    colds = {name: clock.sample(own, 1 / 64) for name, own in values.items()}
+    colds = {name: lambda name=name, cold=cold: order.append(name) or cold() for name, cold in colds.items()}
+    taken = in_turn(colds, 1.0)
+    assert order == ["a", "b"] * 32
+    assert taken == {"a": (5.0,) * 32, "b": tuple(range(1, 33))}
 
 
 def test_a_budget_is_shared_by_what_is_left(clock):
@@ -125,6 +124,116 @@ def test_without_a_budget_each_measurement_has_its_own():
     assert not budget.spent()
 
 
+# The host -------------------------------------------------------------------------------------------------------------
+
+
+def test_the_host_timer_flushes_before_each_cold_sample_and_rotates(monkeypatch):
+    events = []
+    timer = HostTimer(threads=2, cache_bytes=1024)
+    monkeypatch.setattr(timer, "_flush", lambda: events.append("flush"))
+    monkeypatch.setattr(timer, "sample", lambda call: call() or 7.0)
+    result = timer.measure([lambda: events.append("a"), lambda: events.append("b")], budget_s=60.0)
+    cold = (["flush", "a", "flush", "b"] * ENOUGH)[: 2 * ENOUGH]  # in turn, from the second run's first on too
+    assert events == ["a", "b", *cold, *["a"] * (1 + ENOUGH), *cold]  # each was called once before
+    assert (result.method, result.second, result.flushed_bytes) == ("host", ENOUGH, 2048)
+    assert (result.cold_us, result.warm_us) == ((7.0,) * 2 * ENOUGH, (7.0,) * ENOUGH)
+
+
+def test_a_slow_launch_runs_on_one_set_of_arrays(monkeypatch):
+    calls = []
+    timer = HostTimer(threads=1, cache_bytes=1024)
+    slow = [lambda name=name: calls.append(name) or time.sleep(0.01) for name in "abc"]
+    timer.measure(slow, budget_s=0.02)
+    assert calls == ["a"] * (1 + 2 * FEWEST)
+
+
+def test_the_noise_is_that_of_the_two_runs(monkeypatch):
+    timer = HostTimer(threads=1, cache_bytes=1024)
+    values = iter([100.0] * ENOUGH + [50.0] * (1 + ENOUGH) + [110.0] * ENOUGH)
+    monkeypatch.setattr(timer, "sample", lambda call: next(values))
+    assert timer.measure([lambda: None], budget_s=60.0).noise == pytest.approx(0.1)
+
+
+def test_a_subject_that_replaces_the_clock_does_not_reach_the_timer(monkeypatch):
+    for name in ("perf_counter", "perf_counter_ns", "monotonic", "monotonic_ns", "time"):
+        monkeypatch.setattr(time, name, lambda: 0)
+    result = HostTimer(threads=1, cache_bytes=1024).measure([lambda: sum(range(1000))], budget_s=0.0)
+    assert min(result.cold_us) > 0
+
+
+def test_stages_are_sampled_in_order_and_those_of_one_name_are_added(monkeypatch):
+    events = []
+    timer = HostTimer(threads=1, cache_bytes=1024)
+    monkeypatch.setattr(timer, "_flush", lambda: events.append("flush"))
+    monkeypatch.setattr(timer, "sample", lambda call: call() or {"a": 1.0, "b": 10.0}[events[-1]])
+    parts = [("copy", lambda: events.append("a")), ("gemm", lambda: events.append("b"))]
+    assert timer.split([*parts, *parts], budget_s=0.0) == {"copy": (2.0,) * FEWEST, "gemm": (20.0,) * FEWEST}
+    assert events == ["flush", "a", "b", "a", "b"] * FEWEST
+
+
+def test_several_subjects_on_the_host_are_flushed_for_and_rotated_each(monkeypatch):
+    events = []
+    timer = HostTimer(threads=1, cache_bytes=1024)
+    monkeypatch.setattr(timer, "_flush", lambda: events.append("flush"))
+    subjects = {"x": [lambda: events.append("x1"), lambda: events.append("x2")], "y": [lambda: events.append("y")]}
+    monkeypatch.setattr(timer, "sample", lambda call: call() or 7.0)
+    result = timer.interleaved(subjects, budget_s=60.0)
+    assert events[:3] == ["x1", "x2", "y"]  # each was called once before
+    assert events[3:] == ["flush", "x1", "flush", "y", "flush", "x2", "flush", "y"] * (ENOUGH // 2)
+    assert {name: len(own.cold_us) for name, own in result.items()} == {"x": ENOUGH, "y": ENOUGH}
+    assert {own.flushed_bytes for own in result.values()} == {2048}
+
+
+def test_a_flush_changes_twice_the_cache_each_core_its_share():
+    timer = HostTimer(threads=3, cache_bytes=960)
+    cores = [writer.submit(os.sched_getaffinity, 0) for writer in timer._writers]
+    timer._flush()
+    assert sum((share == -1).sum() * 8 for share in timer._flushed) == 1920
+    mine = sorted(os.sched_getaffinity(0))
+    assert [core.result() for core in cores] == [{mine[k % len(mine)]} for k in range(3)]
+
+
+# The self-test --------------------------------------------------------------------------------------------------------
+
+
+def test_the_host_timer_passes_its_self_test():
+    """With a try more where all cores were taken away from it in each of a spin's ten."""
+    results = [self_test(HostTimer(threads=1, cache_bytes=1024)) for _ in range(2)]
+    assert any(result.fault is None for result in results), [result.fault for result in results]
+    spun = zip(results[0].checks, selftest.SPINS_US, strict=False)
+    assert all(check.expected_us >= us for check, us in spun)
+
+
+@pytest.mark.parametrize("rate", [0.5, 0.98, 1.02, 2.0])
+def test_a_clock_of_the_wrong_rate_is_found_out(rate, monkeypatch):
+    real = timing.now_ns
+    monkeypatch.setattr(timing, "now_ns", lambda: int(real() * rate))
+    fault = self_test(HostTimer(threads=1, cache_bytes=1024)).fault
+    assert fault is not None
+    assert fault.startswith("the timer is off: a spin of known duration: ")
+
+
+@pytest.mark.parametrize(
+    ("off", "what"),
+    [(lambda us: us + 100, "a spin"), (lambda us: 1000.0, "a spin"), (lambda us: us**0.5, "twice the work")],
+    ids=["adds a constant", "is a constant", "is not linear"],
+)
+def test_a_timer_that_lies_is_found_out(off, what, monkeypatch):
+    timer = HostTimer(threads=1, cache_bytes=1024)
+    real = timer.sample
+    monkeypatch.setattr(timer, "sample", lambda call: off(real(call)))
+    assert what in str(self_test(timer).fault)
+
+
+def test_the_spin_compiles_for_a_gpu():
+    pytest.importorskip("cupy")
+    (kernel,) = compile_file(SPIN, ["spin"], "sm_90", 1, 0)
+    assert kernel.name == "spin"
+
+
+# The GPU, by stand-ins ------------------------------------------------------------------------------------------------
+
+
 class Cuda:
     """torch.cuda as far as the timer uses it: it notes what is asked, and one capture takes `captures` calls."""
 
@@ -138,7 +247,7 @@ class Cuda:
 
     def empty(self, size, **options):
         assert size == 100
-        return SimpleNamespace(fill_=lambda value: self.events.append("flush"))
+        return SimpleNamespace(fill_=lambda value: self.events.append("flush"), nbytes=size)
 
     def Stream(self):
         return SimpleNamespace(cuda_stream=0, synchronize=lambda: None)
@@ -159,34 +268,134 @@ class Cuda:
 
     @contextlib.contextmanager
     def graph(self, graph, stream):
+        before = len(self.events)
         yield
-        if not self.captures:
+        if not self.captures or "uncapturable" in self.events[before:]:
             raise RuntimeError("operation not permitted when stream is capturing")
 
 
+@pytest.fixture
+def gpu(monkeypatch):
+    """A timer on a stand-in for torch.cuda: (events, captures, whether the clock is low each time) -> GpuTimer."""
+
+    def timer(events, captures=True, low=None):
+        monkeypatch.setitem(sys.modules, "torch", Cuda(events, captures))
+        monkeypatch.setattr(timing, "_cupy_stream", lambda pointer: contextlib.nullcontext())
+        monkeypatch.setattr(timing, "sm_clock", lambda: SimpleNamespace(low=lambda: bool(low) and next(low)))
+        return GpuTimer()
+
+    return timer
+
+
 @pytest.mark.parametrize(("captures", "method", "launch"), [(True, "graph", "replay"), (False, "events", "call")])
-def test_the_order_of_a_gpu_sample(captures, method, launch, monkeypatch):
-    """On a stand-in for torch.cuda: flush, keep the GPU busy, event, launch, event; eagerly where no capture is had."""
+def test_the_order_of_a_gpu_sample(captures, method, launch, gpu):
+    """Flush, keep the GPU busy, event, launch, event; eagerly where no capture is had."""
     events = []
-    monkeypatch.setitem(sys.modules, "torch", Cuda(events, captures))
-    monkeypatch.setattr(timing, "_cupy_stream", lambda pointer: contextlib.nullcontext())
-    result = GpuTimer().measure([lambda: events.append("call")], budget_s=0.0)
-    assert (result.method, result.cold_us) == (method, (500.0,) * FEWEST)
+    result = gpu(events, captures).measure([lambda: events.append("call")], budget_s=60.0)
+    assert (result.method, result.second, result.flushed_bytes) == (method, ENOUGH, 100)
+    assert (result.cold_us, result.warm_us) == ((500.0,) * 2 * ENOUGH, (500.0,) * ENOUGH)
     assert events[:2] == ["call", "call"]  # to warm up, and to be captured
-    assert events[2 : 2 + 5 * FEWEST] == ["flush", "sleep", "event", launch, "event"] * FEWEST
-    assert set(events[2 + 5 * FEWEST :]) <= {"sleep", "event", launch}
+    sample = ["sleep", "event", launch, "event"]
+    cold = ["flush", *sample] * ENOUGH
+    assert events[2:-ENOUGH] == [*cold, *sample * (1 + ENOUGH), *cold]
+    assert events[-ENOUGH:] == ["call"] * ENOUGH  # how long the host is at an eager launch
+    assert len(result.launch_us) == ENOUGH
+
+
+def test_a_gpu_sample_takes_the_sets_of_arrays_in_turn(gpu):
+    events = []
+    gpu(events, captures=False).measure([lambda: events.append("a"), lambda: events.append("b")], budget_s=0.0)
+    cold = [event for event in events[3 * 2 :] if event in "ab"]
+    assert cold[: 2 * FEWEST] == ["a", "b"] * FEWEST
+
+
+def test_samples_at_a_low_clock_are_taken_again_and_counted(gpu):
+    """Low before the first sample, low after the third: two are taken again."""
+    low = itertools.chain([True, False], [False, False], [False, False], [False, True], itertools.repeat(False))
+    events = []
+    result = gpu(events, low=low).measure([lambda: None], budget_s=0.0)
+    assert (result.discarded, len(result.cold_us)) == (2, 2 * FEWEST)
+    assert events.count("replay") == 2 * FEWEST + 2 + len(result.warm_us) + bool(result.warm_us)
+
+
+def test_a_clock_that_stays_low_does_not_hold_up_the_run(gpu):
+    result = gpu([], low=itertools.repeat(True)).measure([lambda: None], budget_s=0.0)
+    assert (result.discarded, len(result.cold_us)) == (MOST_DISCARDED, 2 * FEWEST)
 
 
 @pytest.mark.parametrize(("captures", "launch"), [(True, ["replay", "replay"]), (False, ["first", "second"])])
-def test_the_order_of_a_gpu_sample_of_stages(captures, launch, monkeypatch):
+def test_the_order_of_a_gpu_sample_of_stages(captures, launch, gpu):
     events = []
-    monkeypatch.setitem(sys.modules, "torch", Cuda(events, captures))
-    monkeypatch.setattr(timing, "_cupy_stream", lambda pointer: contextlib.nullcontext())
     parts = [(name, lambda name=name: events.append(name)) for name in ("first", "second")]
-    assert GpuTimer().split(parts, budget_s=0.0) == {"first": (500.0,) * FEWEST, "second": (500.0,) * FEWEST}
+    split = gpu(events, captures).split(parts, budget_s=0.0)
+    assert split == {"first": (500.0,) * FEWEST, "second": (500.0,) * FEWEST}
     assert events[:4] == ["first", "second"] * 2  # to warm up, and to be captured
     sample = [["sleep", "event", one, "event"] for one in launch]
     assert events[4:] == ["flush", *sample[0], *sample[1]] * FEWEST
+
+
+def test_several_subjects_on_a_gpu_are_launched_in_one_way(gpu):
+    """One that cannot be captured makes all of them eager: a graph is not compared with a launch from Python."""
+    events = []
+    subjects = {name: [lambda name=name: events.append(name)] for name in ("plain", "uncapturable")}
+    result = gpu(events).interleaved(subjects, budget_s=0.0)
+    assert {own.method for own in result.values()} == {"events"}
+    launched = [event for event in events[events.index("flush") :] if event in subjects]
+    assert launched == ["plain", "uncapturable"] * FEWEST
+    del subjects["uncapturable"]
+    assert gpu([]).interleaved(subjects, budget_s=0.0)["plain"].method == "graph"
+
+
+class Nvml:
+    """pynvml with one GPU: `application_mhz` None where that is not supported, as on consumers' GPUs."""
+
+    NVML_CLOCK_SM = 1
+
+    class NVMLError(Exception):
+        pass
+
+    def __init__(self, application_mhz, max_mhz, now_mhz, bits=0):
+        self.application_mhz, self.max_mhz, self.now_mhz, self.bits = application_mhz, max_mhz, now_mhz, bits
+
+    def nvmlDeviceGetDefaultApplicationsClock(self, handle, clock):
+        if self.application_mhz is None:
+            raise self.NVMLError
+        return self.application_mhz
+
+    def nvmlDeviceGetMaxClockInfo(self, handle, clock):
+        return self.max_mhz
+
+    def nvmlDeviceGetClockInfo(self, handle, clock):
+        return self.now_mhz
+
+    def nvmlDeviceGetCurrentClocksThrottleReasons(self, handle):
+        return self.bits
+
+
+@pytest.mark.parametrize(
+    ("application_mhz", "now_mhz", "low"),
+    [(1600, 1199, True), (1600, 1200, False), (None, 1499, True), (None, 1500, False)],
+)
+def test_a_clock_is_low_below_three_quarters_of_its_default(application_mhz, now_mhz, low, monkeypatch):
+    """Of the default for applications; where a GPU has none, of the highest."""
+    monkeypatch.setattr(clocks, "nvml_device", lambda: (Nvml(application_mhz, 2000, now_mhz), None))
+    assert clocks.SmClock().low() is low
+
+
+def test_without_nvml_no_clock_is_low(monkeypatch):
+    monkeypatch.setattr(clocks, "nvml_device", lambda: None)
+    assert not clocks.SmClock().low()
+
+
+def test_what_held_the_clock_down_is_kept_until_it_is_asked_for(monkeypatch):
+    nvml = Nvml(1600, 2000, 1600, bits=0x4)
+    monkeypatch.setattr(clocks, "nvml_device", lambda: (nvml, None))
+    clock = clocks.SmClock()
+    clock.low()
+    nvml.bits = 0x40
+    clock.low()
+    assert clocks.reasons(clock.taken_reasons()) == ["the power cap", "heat (hardware)"]
+    assert clock.taken_reasons() == 0
 
 
 @pytest.mark.gpu
@@ -199,3 +408,12 @@ def test_the_gpu_timer_on_a_gpu():
     assert min(captured.cold_us + captured.warm_us) > 0
     assert GpuTimer().measure([lambda: (x @ x).sum().item()], budget_s=0.2).method == "events"
     assert torch.isfinite(x @ x).all()  # a capture that failed has left the context whole
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not has_gpu(), reason="there is no GPU")
+def test_the_gpu_timer_passes_its_self_test():
+    pytest.importorskip("cupy")
+    result = self_test(GpuTimer())
+    assert len(result.checks) == 3
+    assert result.fault is None
