@@ -53,8 +53,7 @@ Key = tuple[str, str, str]  # problem, strategy, hardware
 class Estimate:
     """The logarithm of a ratio of times, after / before.
 
-    sd       its standard error
-    freedom  of the t distribution of (log - truth) / sd
+    errors   its standard error, as often as it was estimated, with the degrees of freedom of that: the worst counts
     noise    of each side its A/A difference as a logarithm, of the second run or half against the first; NaN: unknown
     apart    whether A/A differences are errors of the ratio too: two runs, or processes, of each side are behind it
     drift    the logarithm of the ratio of the floors, 0 where both sides were timed together
@@ -62,15 +61,14 @@ class Estimate:
     """
 
     log: float
-    sd: float
-    freedom: float
+    errors: tuple[tuple[float, float], ...]
     noise: tuple[float, float]
     apart: bool
     drift: float = 0.0
     margin: float = 0.0
 
     def interval(self, level: float) -> Interval:
-        reach = t_quantile((1 + level) / 2, self.freedom) * self.sd + self.margin
+        reach = max(t_quantile((1 + level) / 2, freedom) * sd for sd, freedom in self.errors) + self.margin
         centres = (self.log, self.log - self.drift)
         return Interval(*(math.exp(value) for value in (self.log, min(centres) - reach, max(centres) + reach)))
 
@@ -139,7 +137,7 @@ def paired(
     even, odd = (np.median(logs[:, half::2].reshape(2, -1), axis=1) for half in (0, 1))
     first, again = (odd - even).tolist()
     sd = max(sd, _of_two_runs(first, again)) if apart else sd
-    return Estimate(float(_midmeans(ratios.reshape(1, -1))[0]), sd, places - 1, (first, again), apart)
+    return Estimate(float(_midmeans(ratios.reshape(1, -1))[0]), ((sd, places - 1),), (first, again), apart)
 
 
 def _of_two_runs(*noises: float) -> float:
@@ -156,22 +154,25 @@ def _midmeans(samples: np.ndarray) -> np.ndarray:
     return np.sort(samples, axis=1)[:, quarter : samples.shape[1] - quarter].mean(axis=1)
 
 
-def separate(before: Row, after: Row, typical: float, threshold: float) -> Estimate | None:
+def separate(before: Row, after: Row, typical: tuple[float, float], threshold: float) -> Estimate | None:
     """Of two records; `typical` is `typical_noise` of all.  None where they have too few samples."""
     sides = [_runs(row) for row in (before, after)]
     if min(sum(map(len, runs)) for runs in sides) < FEWEST:
         return None
     rng = np.random.default_rng(0)
     first, again = (_medians(runs, rng) for runs in sides)
-    noise = signed_noise(before), signed_noise(after)
-    known = [value for value in (*noise, typical) if not math.isnan(value)]
-    own = _of_two_runs(*noise)  # NaN where either is
-    sd = max(float((again - first).std()), own if not math.isnan(own) else 0.0, typical if known else 0.0)
-    log = math.log(after["time_us"] / before["time_us"])
-    drift = math.log(after["floor_us"] / before["floor_us"]) if before["floor_us"] and after["floor_us"] else 0.0
     blocks = sum(math.ceil(len(run) / _block(run)) for runs in sides for run in runs)
-    margin = math.log1p(threshold) if any(map(math.isnan, noise)) else 0.0
-    return Estimate(log, sd, max(1, blocks - 2), noise, True, drift, margin)
+    noise = signed_noise(before), signed_noise(after)
+    known = not any(map(math.isnan, noise))
+    apart = max(_of_two_runs(*noise) if known else 0.0, typical[0])
+    return Estimate(
+        log=math.log(after["time_us"] / before["time_us"]),
+        errors=((float((again - first).std()), max(1, blocks - 2)), (apart, typical[1])),
+        noise=noise,
+        apart=True,
+        drift=math.log(after["floor_us"] / before["floor_us"]) if before["floor_us"] and after["floor_us"] else 0.0,
+        margin=0.0 if known else math.log1p(threshold),
+    )
 
 
 def _runs(row: Row) -> list[np.ndarray]:
@@ -201,12 +202,18 @@ def signed_noise(row: Row) -> float:
     return float(np.median(runs[1]) - np.median(runs[0])) if len(runs) == 2 else math.nan
 
 
-def typical_noise(rows: Iterable[Row]) -> float:
-    """The standard error of a ratio that the A/A differences of many records tell of; 0 where none has any."""
+def typical_noise(rows: Iterable[Row]) -> tuple[float, float]:
+    """The standard error of a ratio that the A/A differences of many records tell of, and its degrees of freedom.
+
+    0 where no record has two runs.  It comes from the median difference, which is as good as the mean square of 37%
+    as many.
+    """
     noises = np.array([signed_noise(row) for row in rows])
     noises = noises[~np.isnan(noises)]
-    typical = float(_TO_SIGMA * np.median(np.abs(noises))) if noises.size else 0.0
-    return _of_two_runs(typical, typical)
+    if not noises.size:
+        return 0.0, 1.0
+    typical = float(_TO_SIGMA * np.median(np.abs(noises)))
+    return _of_two_runs(typical, typical), max(1.0, 0.37 * noises.size)
 
 
 @dataclass(frozen=True)
@@ -366,14 +373,16 @@ class Result:
         A total's logarithm changes by the sum of its parts', each weighted by its share.
         """
         estimates = [member.estimate for member in members if member.estimate]
-        fields = np.array([(e.log, e.sd, e.drift, e.margin, *(e.noise if e.apart else (0.0, 0.0))) for e in estimates])
-        logs, sds, drifts, margins, *noises = fields.T
-        alone = math.sqrt(float((weights**2 * sds**2).sum()))
+        fields = np.array([(e.log, e.drift, e.margin, *(e.noise if e.apart else (0.0, 0.0))) for e in estimates])
+        logs, drifts, margins, *noises = fields.T
+        errors = [
+            (math.hypot(*(weights * [sd for sd, _ in own])), sum(freedom for _, freedom in own))
+            for own in zip(*(e.errors for e in estimates), strict=True)
+        ]
         together = [float(weights @ np.nan_to_num(noise)) for noise in noises]
         estimate = Estimate(
             log=math.log(total_us[1] / total_us[0]) if total_us else float(weights @ logs),
-            sd=max(alone, _of_two_runs(*together)),
-            freedom=sum(e.freedom for e in estimates),
+            errors=(*errors, (_of_two_runs(*together), errors[-1][1])),
             noise=(together[0], together[1]),
             apart=True,
             drift=float(weights @ drifts),

@@ -36,7 +36,7 @@ from .compare import Comparison, Estimate, Judge, Side, paired
 from .machine import Machine, host_cache_bytes
 from .oracle import Oracle, oracles
 from .runner import too_large
-from .timing import GpuTimer, HostTimer, _cupy_stream
+from .timing import GpuTimer, HostTimer
 from .validate import raised, validate
 
 BLOCK = 4  # turns in one copy of each side's arrays; each side comes first in two, and in every other block at first
@@ -152,33 +152,37 @@ def _copies(subject: Subject, machine: Machine) -> list[Subject]:
 def _samples(timer: HostTimer | GpuTimer, calls: Sequence[Subject], cold: bool) -> dict[str, list[Sample]]:
     """How each call can be timed: the method, the best one first -> what takes a sample of it."""
     if isinstance(timer, HostTimer):
-        return {"host": [_undisturbed(_sample(call, timer._flush if cold else call, timer._time)) for call in calls]}
-    with _on_stream(timer):
-        replays = timer._captured(calls)
-    launches = {**({"graph": replays} if replays else {}), "events": calls}
-
-    def on_stream(sample: Sample) -> Sample:
-        def sampled() -> tuple[float, int]:
-            with _on_stream(timer):
-                return sample()[0], 0
-
-        return sampled
-
-    def flush() -> Any:
-        return timer._flushed.fill_(1)
-
-    return {
-        method: [on_stream(_sample(call, flush if cold else call, timer._time)) for call in own]
-        for method, own in launches.items()
-    }
+        return {"host": [_undisturbed(call, timer._flush if cold else call, timer) for call in calls]}
+    with timer.on_stream(timer.stream):
+        launches = {"events": list(calls), **dict([timer.launches(calls)])}
+    return {method: [_on_gpu(launch, cold, timer) for launch in launches[method]] for method in reversed(launches)}
 
 
-def _sample(call: Callable[[], Any], before: Callable[[], Any], timed: Callable[[Callable[[], Any]], float]) -> Sample:
+def _undisturbed(call: Callable[[], Any], before: Callable[[], Any], timer: HostTimer) -> Sample:
+    """A sample of the host during which no core was lost; after `TRIES` one during which it may have been."""
+
     def sample() -> tuple[float, int]:
+        for disturbed in range(TRIES):
+            before()
+            lost = _cores_lost()
+            us = timer.sample(call)
+            if _cores_lost() == lost:
+                return us, disturbed
         before()
-        lost = _cores_lost()
-        us = timed(call)
-        return us, _cores_lost() - lost
+        return timer.sample(call), TRIES
+
+    return sample
+
+
+def _on_gpu(launch: Callable[[], Any], cold: bool, timer: GpuTimer) -> Sample:
+    flush_and_sample = timer._cold([launch])
+
+    def sample() -> tuple[float, int]:
+        with timer.on_stream(timer.stream, wait=False):
+            if cold:
+                return flush_and_sample(), 0
+            launch()
+            return timer._time(launch), 0
 
     return sample
 
@@ -186,25 +190,6 @@ def _sample(call: Callable[[], Any], before: Callable[[], Any], timed: Callable[
 def _cores_lost() -> int:
     """How often a thread of this process had to leave its core to another process, so far."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
-
-
-def _undisturbed(sample: Sample) -> Sample:
-    """A sample of the host in which no core was lost; after `TRIES` one in which it was."""
-
-    def tried() -> tuple[float, int]:
-        for again in range(TRIES):
-            us, lost = sample()
-            if not lost:
-                return us, again
-        return sample()[0], TRIES
-
-    return tried
-
-
-@contextlib.contextmanager
-def _on_stream(timer: GpuTimer) -> Iterator[None]:
-    with timer._torch.cuda.stream(timer._stream), _cupy_stream(timer._stream.cuda_stream):
-        yield
 
 
 class Several:
