@@ -7,6 +7,7 @@ conversions.  bfloat16 is its 16 bits, as int16, in libraries that have no such 
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -200,6 +201,13 @@ class Subject:
         for name, buffer in self.inputs.items():
             other.inputs[name].take(buffer)
         return other
+
+    def within(self, other: Subject) -> Subject:
+        """The same launch on another's inputs, and its outputs where both have such; of one problem and library."""
+        same = copy.copy(self)
+        same.inputs, same.outputs = other.inputs, (self.outputs and other.outputs) or self.outputs
+        same._arguments = [[buffer.array for buffer in side.values()] for side in (same.inputs, same.outputs)]
+        return same
 
     def __call__(self) -> Sequence[Any]:
         """Launch once, which is what is timed; returns the arrays that hold the result."""

@@ -15,7 +15,7 @@ import typer
 
 from ..kernels import __version__
 from . import UsageError, problems
-from .commands import bench, bitwise, capture, doctor, emulate, inspect, list, merge, report, table, verify
+from .commands import bench, bitwise, capture, compare, doctor, emulate, inspect, list, merge, report, table, verify
 from .console import tell
 
 COMMANDS = {
@@ -25,6 +25,7 @@ COMMANDS = {
     "bitwise": bitwise.bitwise,
     "table": table.table,
     "report": report.report,
+    "compare": compare.compare,
     "inspect": inspect.inspect_kernels,
     "emulate": emulate.emulate_kernel,
     "merge": merge.merge,

@@ -90,6 +90,7 @@ def test_a_gpu_that_is_out_of_memory_or_broken(alive, machine, monkeypatch):
     monkeypatch.setitem(
         sys.modules, "torch", SimpleNamespace(cuda=SimpleNamespace(empty_cache=lambda: freed.append(1)))
     )
+    monkeypatch.delitem(sys.modules, "cupy", raising=False)
     outcome = judges.run(runner.Job(PROBLEM, fails), 0, None)
     assert (outcome.verdict.verdict, outcome.clean) == ("FAILED", alive)
     assert outcome.verdict.message == "reference raised RuntimeError: CUDA out of memory"
