@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import os
 import select
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import FrameType
 from typing import Annotated, Any
 
@@ -15,36 +16,43 @@ import typer
 
 from ..kernels import __version__
 from . import UsageError, problems
-from .commands import bench, bitwise, capture, compare, doctor, emulate, inspect, list, merge, report, table, verify
 from .console import tell
 
-COMMANDS = {
-    "list": list.list_all,
-    "bench": bench.bench,
-    "verify": verify.verify,
-    "bitwise": bitwise.bitwise,
-    "table": table.table,
-    "report": report.report,
-    "compare": compare.compare,
-    "inspect": inspect.inspect_kernels,
-    "emulate": emulate.emulate_kernel,
-    "merge": merge.merge,
-    "capture": capture.capture,
-    "doctor": doctor.doctor,
+COMMANDS = {  # mode, which is the name of its module -> the function there
+    "list": "list_all",
+    "bench": "bench",
+    "verify": "verify",
+    "bitwise": "bitwise",
+    "table": "table",
+    "report": "report",
+    "compare": "compare",
+    "inspect": "inspect_kernels",
+    "emulate": "emulate_kernel",
+    "merge": "merge",
+    "capture": "capture",
+    "doctor": "doctor",
 }
 SETTINGS = {"capture": {"ignore_unknown_options": True}}  # these are of the script that it runs
 
-app = typer.Typer(
-    name="gpucnn",
-    help="Compare convolution, pooling, softmax and linear kernels: are they right, and how fast are they?\n\n"
-    "Exit codes: 0 fine; 1 a strategy FAILED, its data were MISTRUSTED, its results DIFFER or it is SLOWER, a kernel "
-    "does not compile, takes more than it may or has a fault, something that is installed does not work; "
-    "2 the command cannot be carried out as it was given; 3 AMBIGUOUS: it cannot be told which is faster; "
-    "130 interrupted; 141 nobody reads the output any more.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
+HELP = """Compare convolution, pooling, softmax and linear kernels: are they right, and how fast are they?
+
+Exit codes: 0 fine; 1 a strategy FAILED, its data were MISTRUSTED, its results DIFFER or it is SLOWER, a kernel does not
+compile, takes more than it may or has a fault, something that is installed does not work; 2 the command cannot be
+carried out as it was given; 3 AMBIGUOUS: it cannot be told which is faster; 130 interrupted; 141 nobody reads the
+output any more.
+"""
+
+
+def app(modes: Iterable[str] = tuple(COMMANDS)) -> typer.Typer:
+    """The command line of these modes; only their modules are imported, so that a light mode starts as one."""
+    made = typer.Typer(
+        name="gpucnn", help=HELP, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
+    )
+    made.callback()(_gpucnn)
+    for mode in modes:
+        function = getattr(importlib.import_module(f".commands.{mode}", __package__), COMMANDS[mode])
+        made.command(mode, context_settings=SETTINGS.get(mode))(_ending_well(function))
+    return made
 
 
 def _version(asked: bool) -> None:
@@ -53,7 +61,6 @@ def _version(asked: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def _gpucnn(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Say the version and exit.")
@@ -93,10 +100,6 @@ def _unread() -> set[int]:
     return {stream for stream, event in pipes.poll(0) if event & select.POLLERR}
 
 
-for name, command in COMMANDS.items():
-    app.command(name, context_settings=SETTINGS.get(name))(_ending_well(command))
-
-
 def _interrupted(number: int, frame: FrameType | None) -> None:
     """Ctrl-C ends what is done now, in good order; the next one everything, at once."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -110,7 +113,7 @@ def main() -> None:
     # A problem that begins with options ("--op=softmax --axis=1 8x10") is one word of the command line, not an option.
     words = [f" {word}" if problems.is_problem_text(word) else word for word in sys.argv[1:]]
     try:
-        app(args=words, prog_name="gpucnn")
+        app(words[:1] if words and words[0] in COMMANDS else COMMANDS)(args=words, prog_name="gpucnn")
     except UsageError as error:
         tell(f"gpucnn: error: {error}")
         sys.exit(2)

@@ -64,7 +64,7 @@ def test_make_targets_exist_and_say_what_they_do(document):
 
 def test_bench_commands_parse_and_name_what_there_is():
     """Every `gpucnn ...` line: its options, suites, problems and strategies.  `numpy_windows` is CONTRIBUTING's own."""
-    commands = typer.main.get_command(cli.app).commands
+    commands = typer.main.get_command(cli.app()).commands
     lines = {line for document in DOCUMENTS for line in code(document) if re.match(r"(\.venv/bin/)?gpucnn \w", line)}
     calls = [shlex.split(line, comments=True)[1:] for line in lines]
     assert {command for command, *_ in calls} == set(commands)

@@ -5,6 +5,7 @@
 
 import importlib.util
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -110,6 +111,10 @@ def test_version(run_command):
     assert run_command("--version") == (0, f"gpucnn {__version__}\n", "")
 
 
-def test_every_mode_says_what_it_does():
-    for name, mode in cli.COMMANDS.items():
-        assert mode.__doc__, name
+def test_every_mode_is_there_and_says_what_it_does(run_command):
+    text = run_command("--help")[1]
+    modes = {path.stem for path in Path(cli.__file__).with_name("commands").glob("[a-z]*.py")}
+    assert modes == set(cli.COMMANDS)
+    for mode in modes:
+        assert f" {mode} " in text
+        assert "Usage: gpucnn" in run_command(mode, "--help")[1]

@@ -29,6 +29,13 @@ def test_nothing_heavy_is_imported(words):
     assert not HEAVY & set(imported)
 
 
+def test_a_mode_imports_no_other():
+    program = PROGRAM.replace('name.partition(".")[0] for', "name for")
+    done = subprocess.run([sys.executable, "-c", program, "list"], capture_output=True, text=True, check=False)
+    imported = done.stdout.rpartition("modules:")[2].split()
+    assert [name for name in imported if name.startswith("gpucnn.bench.commands.")] == ["gpucnn.bench.commands.list"]
+
+
 @pytest.mark.parametrize("words", ["list", "--help"])
 def test_it_takes_less_than_half_a_second(words):
     """Of processor time, the best of five, since other work runs beside the tests."""
