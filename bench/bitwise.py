@@ -41,11 +41,7 @@ from .machine import Machine
 VERDICTS = ("REPEATS", "DIFFERS", "FAILED", "SKIPPED", "UNSUPPORTED")
 FAULTS = ("DIFFERS", "FAILED")
 OWN = " of one process."  # ends what is said of results that differ within one
-OFFSETS = (
-    0,
-    16,
-    160,
-)  # of arrays, which all start at a multiple of 16: one of 256, not even of 32, of 32 but not of 64
+OFFSETS = (0, 16, 160)  # of arrays: they start at a multiple of 256, of 16 but not of 32, of 32 but not of 64
 FILLERS = (0xFF, 0x00, 0x7F, 0x3E)  # bytes, as outputs: NaN, 0, huge, small
 START_S = 120.0  # for a process to start: torch and the device's context
 BESIDE_SIDE = 512  # of matrices that are multiplied meanwhile

@@ -79,7 +79,7 @@ from gpucnn.kernels.strategy import Launch, Strategy
 
 SOURCE = '''
 extern "C" __global__ void add(const float* x, const float* w, float* y, int columns) {
-    atomicAdd(y, x[blockIdx.x] * w[blockIdx.x]);
+    atomicAdd(y, x[threadIdx.x] * w[threadIdx.x]);
 }
 '''
 
@@ -95,7 +95,7 @@ class Atomics(Strategy):
         def kernel(inputs, outputs):
             (x, w), (y,) = inputs, outputs
             y[...] = 0
-            function((x.shape[1],), (1,), (x, w, y, np.int32(x.shape[1])))
+            function((1,), (x.shape[1],), (x, w, y, np.int32(x.shape[1])))
         return Launch.of(kernel)
 
 strategy = Atomics()
@@ -184,8 +184,8 @@ def test_indices_count(run_command, tmp_path):
     assert f"DIFFERS indices on {parse(POOL)}: 1 of 32 elements of indices differ, by " in reason
 
 
-def test_blocks_that_add_in_another_order(run_command, tmp_path):
-    """CUDA C on the host: its blocks run in another order each time, as they do on a GPU."""
+def test_threads_that_add_in_another_order(run_command, tmp_path):
+    """CUDA C on the host: its threads run in another order each time, as they do on a GPU."""
     (tmp_path / "atomics.py").write_text(ATOMICS)
     words = ("bitwise", "--op=linear mb1ic999oc1", "--strategy", "atomics.py", "--device", "cpu", "--processes", "1")
     code, out, _ = run_command(*words)
