@@ -64,8 +64,8 @@ gpu: ## tests, verification and suites on a GPU, by PYTHON as it is; BUDGET_S=se
 example: .venv/.installed ## run filters over a photograph: docs/feature_maps.png
 	@$(BIN)/python examples/filters.py --out docs/feature_maps.png
 
-.PHONY: readme
-readme: .venv/.installed ## put the committed records' table into README.md
+.PHONY: report
+report: .venv/.installed ## put the committed records' plot and table into README.md
 	@$(BIN)/python -m gpucnn.bench.readme README.md
 
 .PHONY: strategies

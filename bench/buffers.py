@@ -7,6 +7,7 @@ conversions.  bfloat16 is its 16 bits, as int16, in libraries that have no such 
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -19,6 +20,7 @@ from ..kernels.problem import SIZES, Problem, Shape
 from ..kernels.strategy import Launch, Strategy
 
 GUARD_BYTES = 1 << 16  # keeps the array aligned, and is wider than what a tile overruns by
+COARSE = 256  # bytes, no less than any alignment that a kernel could make a difference by
 FILLER = 0xFF  # makes NaN in every floating dtype, -1 in int64: what is read where nothing was written
 OUTPUT_GUARD = 0x5A  # not FILLER: a kernel that reads an input's guard may store that very NaN past its output's end
 
@@ -63,6 +65,7 @@ class Buffer:
     """One guarded array; `array` is what a launch gets, `guard` the byte that its guard bands are filled with.
 
     row_stride  elements from a row, along the last axis, to the next, where these lie apart
+    offset      bytes after a multiple of COARSE at which the array starts; by default wherever the library places it
     """
 
     def __init__(
@@ -74,12 +77,17 @@ class Buffer:
         device: str,
         guard: int,
         row_stride: int | None = None,
+        offset: int | None = None,
     ) -> None:
         self._shape, self._dtype, self._layout, self._library, self._guard = shape, dtype, layout, library, guard
         self._row_stride = row_stride
         size = math.prod((*shape[:-1], row_stride or shape[-1])) * SIZES[dtype]
-        self._inside = slice(GUARD_BYTES, GUARD_BYTES + size)
-        self._bytes = arrays.empty((size + 2 * GUARD_BYTES,), "uint8", "contiguous", library, (device, 0))
+        spare = 0 if offset is None else COARSE
+        self._bytes = arrays.empty((size + 2 * GUARD_BYTES + spare,), "uint8", "contiguous", library, (device, 0))
+        start = GUARD_BYTES
+        if offset is not None:
+            start += (offset - start - arrays.span(self._bytes)[0]) % COARSE
+        self._inside = slice(start, start + size)
         self.array = self._typed_view()
 
     def _typed_view(self) -> Any:
@@ -97,10 +105,10 @@ class Buffer:
             return inside.reshape(*self._shape[:-1], self._row_stride)[..., : self._shape[-1]]
         return inside.reshape(self._shape)
 
-    def fill(self) -> None:
-        """Filler in the array, the guard byte around it."""
+    def fill(self, filler: int = FILLER) -> None:
+        """A byte all over the array, the guard byte around it."""
         self._bytes[:] = self._guard
-        self._bytes[self._inside] = FILLER
+        self._bytes[self._inside] = filler
 
     def put(self, values: np.ndarray) -> None:
         """Values of the array's shape, each a number that its dtype holds; the guard byte around them."""
@@ -119,9 +127,22 @@ class Buffer:
     def nbytes(self) -> int:
         return self._bytes.nbytes
 
-    def values(self) -> np.ndarray:
-        """What the array holds now."""
-        return decode(arrays.to_numpy(self._bytes)[self._inside], self._dtype, self._shape, self._layout)
+    def kept(self) -> Any:
+        """A copy of the allocation as it is now, in its library; on a GPU after what its current stream has to do."""
+        return self._bytes.clone() if self._library == "torch" else self._bytes.copy()
+
+    def stands(self, kept: Any) -> bool:
+        """Whether it is still, bit for bit, what `kept` gave."""
+        return bool((self._bytes == kept).all())
+
+    def span(self) -> tuple[int, int]:
+        """The addresses between which the allocation lies."""
+        return arrays.span(self._bytes)
+
+    def values(self, kept: Any = None) -> np.ndarray:
+        """What the array holds now, or did when it was kept."""
+        data = arrays.to_numpy(self._bytes if kept is None else kept)
+        return decode(data[self._inside], self._dtype, self._shape, self._layout)
 
     def holds(self, values: np.ndarray) -> bool:
         """Whether the array is still, bit for bit, what `put` wrote."""
@@ -130,20 +151,24 @@ class Buffer:
 
     def guards_hold(self) -> bool:
         """Whether the bytes before and after the array are untouched."""
-        guards = (self._bytes[:GUARD_BYTES], self._bytes[self._inside.stop :])
+        guards = (self._bytes[: self._inside.start], self._bytes[self._inside.stop :])
         return all((arrays.to_numpy(guard) == self._guard).all() for guard in guards)
 
 
 class Subject:
-    """A prepared launch, and the memory that it runs on."""
+    """A prepared launch, and the memory that it runs on, each of its arrays at such an `offset`, as in `Buffer`."""
 
-    def __init__(self, strategy: Strategy, problem: Problem, device: str, launch: Launch) -> None:
+    def __init__(
+        self, strategy: Strategy, problem: Problem, device: str, launch: Launch, offset: int | None = None
+    ) -> None:
         self._made_of = strategy, problem, device, launch
         layout, dtypes = getattr(problem, "layout", "contiguous"), problem.dtypes()
 
         def buffers(shapes: Mapping[str, Shape], guard: int, row_stride: int | None = None) -> dict[str, Buffer]:
             return {
-                name: Buffer(shape, dtypes[name], layout, strategy.library_on(device), device, guard, row_stride)
+                name: Buffer(
+                    shape, dtypes[name], layout, strategy.library_on(device), device, guard, row_stride, offset
+                )
                 for name, shape in shapes.items()
             }
 
@@ -152,13 +177,21 @@ class Subject:
         self._arguments = [[buffer.array for buffer in side.values()] for side in (self.inputs, self.outputs)]
 
     @property
+    def buffers(self) -> dict[str, Buffer]:
+        return {**self.inputs, **self.outputs}
+
+    @property
     def nbytes(self) -> int:
-        return sum(buffer.nbytes for buffer in (*self.inputs.values(), *self.outputs.values()))
+        return sum(buffer.nbytes for buffer in self.buffers.values())
 
     def put(self, values: Mapping[str, np.ndarray]) -> None:
         """Write the inputs, and filler into the outputs."""
         for name, buffer in self.inputs.items():
             buffer.put(values[name])
+        self.clear()
+
+    def clear(self) -> None:
+        """Filler into the outputs."""
         for buffer in self.outputs.values():
             buffer.fill()
 
@@ -168,6 +201,13 @@ class Subject:
         for name, buffer in self.inputs.items():
             other.inputs[name].take(buffer)
         return other
+
+    def within(self, other: Subject) -> Subject:
+        """The same launch on another's inputs, and its outputs where both have such; of one problem and library."""
+        same = copy.copy(self)
+        same.inputs, same.outputs = other.inputs, (self.outputs and other.outputs) or self.outputs
+        same._arguments = [[buffer.array for buffer in side.values()] for side in (same.inputs, same.outputs)]
+        return same
 
     def __call__(self) -> Sequence[Any]:
         """Launch once, which is what is timed; returns the arrays that hold the result."""

@@ -1,4 +1,8 @@
-"""What a person sees: lines beside the results, results, progress."""
+"""What a person sees: lines beside the results, results, progress.
+
+With `--quiet` that is little: stdout has what a script reads, which a mode documents, and stderr only warnings, errors
+and the lines of faults.
+"""
 
 from __future__ import annotations
 
@@ -6,29 +10,65 @@ import contextlib
 import difflib
 import sys
 from collections.abc import Callable, Collection, Iterator
+from typing import Annotated
 
+import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
+from rich.table import Column
 from rich.text import Text
 
 from . import UsageError
+from .forecast import Forecast, duration
 from .records import FAULTS
 
 PIPE_WIDTH = 140  # columns, where the output is no terminal
+LEAST_LEFT_S = 10  # less is not worth a word
+BAR_WIDTH = 30  # columns, and no more than a quarter of the terminal
+
+_quiet = False
+
+
+def hush(quiet: bool) -> bool:
+    """Whether only results that a script reads, warnings, errors and faults are printed from here on."""
+    global _quiet
+    _quiet = quiet
+    return quiet
+
+
+Quiet = Annotated[
+    bool,
+    typer.Option(
+        "--quiet", "-q", callback=hush, is_eager=True, help="Only warnings, errors and faults, and what scripts read."
+    ),
+]
 
 
 def say(message: str) -> None:
-    """A line for the person, beside the results."""
+    """A line for the person, beside the results; not with --quiet."""
+    if not _quiet:
+        tell(message)
+
+
+def tell(message: str) -> None:
+    """A line that is never left out: an error, a fault, how an interrupted run goes on."""
     print(message, file=sys.stderr, flush=True)
 
 
 def warn(message: str) -> None:
-    say(f"gpucnn: warning: {message}")
+    tell(f"gpucnn: warning: {message}")
+
+
+class _Output(Console):
+    """A console that tells when nobody reads it any more, where rich would end the process."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
 
 
 def output() -> Console:
     """Where results go."""
-    return Console() if sys.stdout.isatty() else Console(width=PIPE_WIDTH)
+    return _Output() if sys.stdout.isatty() else _Output(width=PIPE_WIDTH)
 
 
 def one_of(option: str, values: Collection[str], allowed: Collection[str]) -> list[str]:
@@ -42,20 +82,63 @@ def one_of(option: str, values: Collection[str], allowed: Collection[str]) -> li
 
 
 @contextlib.contextmanager
-def progress(total: int) -> Iterator[Callable[[str, str], None]]:
-    """Gives `advance(verdict, line)`: on a terminal a bar below the lines of faults; elsewhere every line, counted."""
-    if not sys.stderr.isatty():
-        done = iter(range(1, total + 1))
-        yield lambda verdict, line: say(f"[{next(done)}/{total}] {line}")
+def progress(
+    total: int, forecast: Forecast | None = None, faults: Collection[str] = FAULTS
+) -> Iterator[Callable[[str, str], None]]:
+    """Gives `advance(verdict, line)`, to be called when one of `total` jobs is done; `faults` are the bad verdicts.
+
+    On a terminal a bar below the lines of faults; elsewhere every line, counted; with --quiet those of faults alone.
+    With a forecast, which is advanced here too, they say how much time is left.
+    """
+    screen = Console(stderr=True)
+    if _quiet or not sys.stderr.isatty() or screen.is_dumb_terminal:
+        yield _lines(total, forecast, faults)
         return
-    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
-    bar = Progress(*columns, TextColumn("{task.description}"), console=Console(stderr=True), redirect_stdout=False)
+    columns = (
+        BarColumn(min(BAR_WIDTH, screen.width // 4)),
+        TextColumn("{task.fields[done]}/{task.fields[jobs]}"),
+        TimeElapsedColumn(),
+        _Left(),
+        TextColumn("{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1)),
+    )
+    # Drawn once a second: a thread that draws more often would be in the times of the host's strategies.
+    bar = Progress(*columns, console=screen, redirect_stdout=False, refresh_per_second=1, expand=True)
     with bar:
-        task = bar.add_task("", total=total)
+        task = bar.add_task("", total=total, done=0, jobs=total, forecast=forecast)
 
         def advance(verdict: str, line: str) -> None:
-            if verdict in FAULTS:
+            if forecast is not None:
+                forecast.advance()
+            if verdict in faults:
                 bar.console.print(Text(line, "red"))
-            bar.update(task, advance=1, description=line[:40])
+            bar.update(task, advance=1, description=line, done=bar.tasks[0].fields["done"] + 1)
 
         yield advance
+
+
+def _lines(total: int, forecast: Forecast | None, faults: Collection[str]) -> Callable[[str, str], None]:
+    done = iter(range(1, total + 1))
+
+    def advance(verdict: str, line: str) -> None:
+        count = next(done)
+        if forecast is not None:
+            forecast.advance()
+        if not _quiet:
+            tell(f"[{', '.join([f'{count}/{total}', *_left(forecast)])}] {line}")
+        elif verdict in faults:
+            tell(line)
+
+    return advance
+
+
+def _left(forecast: Forecast | None) -> list[str]:
+    """How much time is left, where that is known and worth a word."""
+    left_s = None if forecast is None else forecast.left_s()
+    return [] if left_s is None or left_s < LEAST_LEFT_S else [f"{duration(left_s)} left"]
+
+
+class _Left(ProgressColumn):
+    """The forecast, as it is when the bar is drawn."""
+
+    def render(self, task: Task) -> Text:
+        return Text(" ".join(_left(task.fields["forecast"])), "cyan", no_wrap=True)

@@ -29,11 +29,20 @@ from . import UsageError
 from .clocks import nvml_device, sm_clock
 from .records import Provenance
 
-PACKAGES = ("numpy", "torch", "triton", "cupy-cuda13x")
+PACKAGES = ("numpy", "torch", "triton", "cupy-cuda13x", "cupy-cuda12x", "cupy")  # of CuPy whichever there is
 CEILING_S = 0.3  # the best call within this time is a ceiling: many tries, so that one of them is undisturbed
 TRIES = 3  # calls that are made in any case
 SIDES = {"cpu": (512, 1024, 2048), "cuda": (4096, 8192)}  # of the matrices, of which the fastest product counts
 COPIED_BYTES = {"cpu": 1 << 28, "cuda": 1 << 32}  # or twice the cache where that is more; an eighth of what is free
+
+
+def slug(hardware: str) -> str:
+    """A name as a folder's name.
+
+    >>> slug("NVIDIA H200")
+    'nvidia-h200'
+    """
+    return re.sub(r"[^a-z0-9]+", "-", hardware.lower()).strip("-")
 
 
 def choose_device(wanted: str) -> str:
@@ -62,14 +71,14 @@ class Machine:
     def __init__(self, device: str) -> None:
         self.device = device
         self.threads = len(os.sched_getaffinity(0))
-        self.hardware, self._driver = _gpu() if device == "cuda" else (_cpu_name(), None)
+        self.hardware, self._driver = _gpu() if device == "cuda" else (cpu_name(), None)
         self._ceilings: dict[str, float] = {}
         _pin_threads(self.threads)
 
     @property
     def slug(self) -> str:
-        """The hardware's name as a folder's name: "nvidia-h200"."""
-        return re.sub(r"[^a-z0-9]+", "-", self.hardware.lower()).strip("-")
+        """The hardware's name as a folder's name."""
+        return slug(self.hardware)
 
     def ceilings(self, problem: Problem) -> tuple[float, float]:
         """`copy_gbs()` and `rate_gflops(problem)`, each measured when it is first asked for."""
@@ -77,7 +86,7 @@ class Machine:
 
     def copy_gbs(self) -> float:
         """Bandwidth of a large copy, bytes read plus bytes written, in 10^9 bytes a second."""
-        return self._ceiling("copy", lambda: _copy_gbs(self.device, self.threads))
+        return self.ceiling("copy")
 
     def rate_gflops(self, problem: Problem) -> float:
         """Rate of a large matrix product in the problem's arithmetic, in 10^9 operations a second.
@@ -86,11 +95,13 @@ class Machine:
         """
         tf32 = self.device == "cuda" and getattr(problem, "allow_tf32", False)
         arithmetics = {problem.dtype, "tf32" if tf32 else problem.dtype if problem.dtype == "float64" else "float32"}
-        return max(self._ceiling(name, lambda name=name: _rate_gflops(self.device, name)) for name in arithmetics)
+        return max(map(self.ceiling, arithmetics))
 
-    def _ceiling(self, name: str, measure: Callable[[], float]) -> float:
+    def ceiling(self, name: str) -> float:
+        """That of "copy", or of an arithmetic: "float32", "tf32", ..."""
         if name not in self._ceilings:
-            self._ceilings[name] = measure()
+            copy = name == "copy"
+            self._ceilings[name] = _copy_gbs(self.device, self.threads) if copy else _rate_gflops(self.device, name)
         return self._ceilings[name]
 
     def synchronize(self) -> None:
@@ -231,7 +242,7 @@ def _torch_product(device: str, arithmetic: str, side: int) -> tuple[Callable[[]
     return (multiply_on_gpu, torch.cuda.synchronize) if device == "cuda" else (multiply,)
 
 
-def _cpu_name() -> str:
+def cpu_name() -> str:
     info = Path("/proc/cpuinfo")
     match = re.search(r"^model name\s*:\s*(.+)$", info.read_text(), re.MULTILINE) if info.exists() else None
     return match[1].strip() if match else platform.processor() or platform.machine()
@@ -254,7 +265,14 @@ def host_cache_bytes() -> int:
 def _gpu() -> tuple[str, str | None]:
     """The GPU's name and the driver's version."""
     nvml = nvml_device()
-    return _torch().cuda.get_device_name(0), nvml[0].nvmlSystemGetDriverVersion() if nvml else None
+    driver = nvml[0].nvmlSystemGetDriverVersion() if nvml else _driver_of(Path("/proc/driver/nvidia/version"))
+    return _torch().cuda.get_device_name(0), driver
+
+
+def _driver_of(path: Path) -> str | None:
+    """The driver's version as it tells of itself, where nothing asks it."""
+    known = re.search(r"^NVRM version:.*? (\d+(?:\.\d+)+) ", path.read_text(), re.MULTILINE) if path.exists() else None
+    return known[1] if known else None
 
 
 def _gpu_gauges() -> dict[str, float]:

@@ -9,15 +9,17 @@ import typer
 
 from ..kernels.emulator import SANITIZERS
 from ..kernels.problem import DTYPES, INTEGERS, LAYOUTS, OPERATIONS
-from . import problems, runner
+from . import cluster, isolation, problems, runner, worker
 from .console import one_of, say, warn
 from .machine import Machine, choose_device
+from .sweep import BASE
 
 Sources = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="SUITE|FILE|PROBLEM",
-        help="Suites by name, files of problem lines (benchdnn's shape files too), or problems. Default: smoke.",
+        help="Suites by name, files of problem lines (benchdnn's too), tables of shapes (.csv, .tsv, .parquet), or "
+        "problems. Default: smoke.",
         show_default=False,
     ),
 ]
@@ -52,10 +54,38 @@ Layout = Annotated[
     str | None,
     typer.Option(help=f"Of lines that name none: {' or '.join(LAYOUTS)}. Default: contiguous.", show_default=False),
 ]
+Sweep = Annotated[
+    str | None,
+    typer.Option(
+        "--sweep",
+        metavar="FIELDS",
+        help="Each problem with every combination of these values: 'ih=8,14,28 sh=1,2 dtype=float32,float16', ranges "
+        f"as ih=7..28..7; ih alone is a square, oh follows. Default problem: {BASE}.",
+        show_default=False,
+    ),
+]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda; auto is cuda where there is a GPU.")]
 Seed = Annotated[int, typer.Option(min=0, help="Of the random inputs.")]
 Sanitizers = Annotated[
     list[str] | None, typer.Option("--sanitize", help=f"{', '.join(SANITIZERS)}; repeatable.", show_default=False)
+]
+Timeout = Annotated[
+    float | None,
+    typer.Option(
+        metavar="SECONDS",
+        min=0.1,
+        help="Of each step of a strategy on a problem, after which it is killed; to compile it may take ten times as "
+        "long. Default: 60 or, where more is sampled, ten times that; ten times as long for an interpreted one.",
+        show_default=False,
+    ),
+]
+InProcess = Annotated[
+    bool,
+    typer.Option(
+        "--in-process",
+        help="Run strategies in this process, for a debugger, a profiler or what they print: nothing bounds their time "
+        "and memory, and one that crashes ends the run.",
+    ),
 ]
 
 
@@ -67,16 +97,18 @@ def selected_jobs(
     dtypes: Sequence[str] | None,
     layout: str | None,
     device: str,
+    sweep: str | None = None,
 ) -> list[runner.Job]:
     """What `bench` and `verify` are asked to do."""
     if layout:
         one_of("--layout", [layout], LAYOUTS)
     selection = problems.select(
-        sources or ["smoke"],
+        sources or ["smoke" if sweep is None else BASE],
         operations=one_of("--op", operations or [], OPERATIONS),
         batches=batches or [],
         dtypes=one_of("--dtype", dtypes or [], (*DTYPES, *INTEGERS)),
         layout=layout,
+        sweep=sweep,
     )
     for warning in selection.warnings:
         warn(warning)
@@ -87,6 +119,27 @@ def chosen_machine(device: str) -> Machine:
     """The machine to run on."""
     (wanted,) = one_of("--device", [device], ("auto", "cpu", "cuda"))
     return Machine(choose_device(wanted))
+
+
+def chosen_worker(
+    context: typer.Context, device: str, timeout_s: float | None, in_process: bool
+) -> isolation.Isolated | worker.InProcess:
+    """Who judges strategies on that device, until the command ends."""
+    (wanted,) = one_of("--device", [device], ("auto", "cpu", "cuda"))
+    chosen = choose_device(wanted)
+    found = worker.InProcess(Machine(chosen)) if in_process else isolation.Isolated(chosen, timeout_s)
+    context.call_on_close(found.close)
+    return found
+
+
+def chosen_cluster(
+    context: typer.Context, address: str, device: str, threads: int | None, timeout_s: float | None
+) -> cluster.Cluster:
+    """Workers on that Ray cluster, until the command ends."""
+    (wanted,) = one_of("--device", [device], ("auto", "cpu", "cuda"))
+    found = cluster.Cluster(address, wanted, threads, timeout_s, warn)
+    context.call_on_close(found.close)
+    return found
 
 
 def announce(device: str, machine: Machine) -> None:

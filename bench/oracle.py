@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import random
+import zlib
 from functools import cached_property
 from typing import Any
 
@@ -42,6 +44,8 @@ class Oracle:
             name: array if whole or name in SHARED else array[images] for name, array in inputs.arrays.items()
         }
         self._bounds: dict[str, np.ndarray] = {}
+        self._others: dict[int, Oracle] = {}
+        self._drawn = random.SystemRandom().randrange(_count(problem)) if _count(problem) else 0
 
     @cached_property
     def expected(self) -> dict[str, np.ndarray]:
@@ -57,6 +61,28 @@ class Oracle:
         if algorithm not in self._bounds:
             self._bounds[algorithm] = _bound(self._problem, self._arrays, algorithm)
         return self._bounds[algorithm]
+
+    def of(self, image: int) -> Oracle:
+        """The same inputs, and the answer of that image alone."""
+        if image not in self._others:
+            self._others[image] = Oracle(self._problem, self.inputs, np.array([image]))
+        return self._others[image]
+
+    def suspects(self, got: np.ndarray) -> list[int]:
+        """Images that `images` left out, and that a launch which gave `got` (N, ...) may have computed wrongly.
+
+        One of two that are equal, those with the smallest and the largest mean, and one that nobody can foresee.
+        """
+        left = np.setdiff1d(np.arange(len(got)), self.images)
+        if not len(left) or got[0].size == 0:
+            return []
+        first: dict[int, int] = {}
+        twins = [
+            image for image in range(len(got)) if first.setdefault(zlib.crc32(got[image].tobytes()), image) != image
+        ]
+        means = np.array([np.abs(got[image], dtype=np.float64).mean() for image in left])
+        chosen = [*twins[:1], left[means.argmin()], left[means.argmax()], self._drawn]
+        return [image for image in dict.fromkeys(map(int, chosen)) if image in left]
 
     def doubt(self) -> str | None:
         """Why outputs that agree with these could come from a kernel that is wrong; None where they could not."""

@@ -1,12 +1,11 @@
-"""Which problems to run: suites, files of problem lines and single lines -> problems.
+"""Which problems to run: suites, files, single lines -> problems, and sweeps over them.
 
-A suite is a file of problem lines beside this module; oneDNN benchdnn's shape files read the same way.  Blank lines and
-lines that begin with `#` say nothing.
+A suite is a file of problem lines beside this module.  A file's ending says what it holds: a table (.csv, .tsv,
+.parquet: `tabular`) or problem lines, ours or oneDNN benchdnn's (any other: `benchdnn`).
 """
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 import os
 import re
@@ -14,30 +13,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..kernels.problem import (
-    AdaptivePoolProblem,
-    ConvProblem,
-    CrossEntropyProblem,
-    LinearProblem,
-    PoolProblem,
-    Problem,
-    ProblemError,
-    SoftmaxProblem,
-    UnpoolProblem,
-    parse,
-)
-from . import UsageError
+from ..kernels.problem import Problem, ProblemError, parse
+from . import UsageError, benchdnn, tabular
+from .sweep import Sweep
 
 SUITES = Path(__file__).parent / "suites"
-_CLASSES = (
-    ConvProblem,
-    PoolProblem,
-    AdaptivePoolProblem,
-    UnpoolProblem,
-    SoftmaxProblem,
-    CrossEntropyProblem,
-    LinearProblem,
-)
 
 
 @dataclass(frozen=True)
@@ -60,10 +40,7 @@ def is_problem_text(argument: str) -> bool:
     (True, False, False)
     """
     match = re.match(r"--([a-z0-9-]+)(=\S*)?\s+\S", argument)
-    options = {
-        f.name.replace("_", "-") for cls in _CLASSES for f in dataclasses.fields(cls) if f.metadata.get("option")
-    }
-    return match is not None and match[1] in options
+    return match is not None and match[1].replace("-", "_") in benchdnn.OPTIONS
 
 
 def select(
@@ -73,12 +50,15 @@ def select(
     batches: Sequence[int] = (),
     dtypes: Sequence[str] = (),
     layout: str | None = None,
+    sweep: str | None = None,
 ) -> Selection:
     """Read suites, files and single lines.
 
     `dtypes` and `layout` hold for lines that do not name their own; `batches` hold for all.  With several dtypes or
-    batches every line stands once for each.  `operations` keeps only problems of these operators.  Raises UsageError.
+    batches every line stands once for each.  `sweep` ("ih=8,14 sh=1,2") puts its values into each problem, every one
+    with every one.  `operations` keeps only problems of these operators.  Raises UsageError.
     """
+    swept = Sweep(sweep) if sweep is not None else None
     defaults = {"layout": layout} if layout else {}
     problems: dict[Problem, None] = {}
     warnings: dict[str, None] = {}
@@ -87,11 +67,16 @@ def select(
             for found in _read(source, {**defaults, **({"dtype": dtype} if dtype else {})}):
                 if isinstance(found, str):
                     warnings[found] = None
-                elif not operations or found.operation in operations:
-                    problems.update(dict.fromkeys([found.batched(size) for size in batches] or [found]))
+                    continue
+                for problem in swept.of(found) if swept else (found,):
+                    if not operations or problem.operation in operations:
+                        problems.update(dict.fromkeys([problem.batched(size) for size in batches] or [problem]))
+    if swept:
+        warnings.update(dict.fromkeys(swept.warnings()))
     if not problems:
         kept = f" that computes {' or '.join(operations)}" if operations else ""
-        raise UsageError(f"there is no problem{kept} in {', '.join(sources)}")
+        why = f": {'; '.join(warnings)}" if warnings else ""
+        raise UsageError(f"there is no problem{kept} in {', '.join(sources)}{why}")
     return Selection(tuple(problems), tuple(warnings))
 
 
@@ -99,28 +84,13 @@ def _read(source: str, defaults: dict[str, str]) -> Iterator[Problem | str]:
     """The problems of one source, and warnings."""
     path = suites().get(source) or Path(source)
     if os.path.isfile(path):  # unlike Path.is_file, this bears text that is too long for a path
-        yield from _read_file(path, defaults)
+        reader = tabular if path.suffix.lower() in tabular.SUFFIXES else benchdnn
+        yield from reader.read(path, defaults)
         return
     try:
         yield parse(source, **defaults)
     except ProblemError as error:
         raise UsageError(_unknown(source, error)) from None
-
-
-def _read_file(path: Path, defaults: dict[str, str]) -> Iterator[Problem | str]:
-    try:
-        lines = path.read_text().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} cannot be read: {error}") from None
-    for number, line in enumerate(lines, 1):
-        if not line.strip() or line.lstrip().startswith("#"):
-            continue
-        try:
-            yield parse(line, **defaults)
-        except ProblemError as error:
-            if not str(error).startswith("3-D not supported"):
-                raise UsageError(f"{path}:{number}: {error}") from None
-            yield f"{path}:{number}: left out: {error}"
 
 
 def _unknown(source: str, error: ProblemError) -> str:

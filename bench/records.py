@@ -1,15 +1,14 @@
-"""Records: one line of JSON for every strategy on every problem, written as soon as it is known.
+"""Records: one line of JSON for every strategy on every problem; read, validated, and as a table.
 
-A file is append-only and each line is flushed to the disk before the next measurement starts, so that whatever ends a
-run leaves every finished record.  A line that was torn by the end of a run is dropped with a warning.
+`journal` writes them as soon as they are known.  A line that was torn by the end of a run is dropped with a warning.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
-import os
 import types
 import typing
 import warnings
@@ -20,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..kernels.problem import parse
+from ..kernels.problem import ProblemError, parse
 from . import UsageError
 
 if TYPE_CHECKING:
@@ -30,6 +29,7 @@ SCHEMA = 3
 RESULTS = Path("results")
 VERDICTS = ("PASSED", "FAILED", "SKIPPED", "UNSUPPORTED", "MISTRUSTED")
 FAULTS = ("FAILED", "MISTRUSTED")
+_BEGIN = '{"schema": '  # of every line
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,14 @@ class Timing:
     flushed_bytes: int = 0
     nvbench_us: tuple[float, ...] = ()
     launch_us: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name, samples in {"cold_us": self.cold_us, "warm_us": self.warm_us, **self.stages_us}.items():
+            for sample in samples:
+                if not 0 <= sample < math.inf:
+                    raise ValueError(f"timing.{name} holds {sample}, expected microseconds")
+        if not 0 <= self.second <= len(self.cold_us):
+            raise ValueError(f"timing.second is {self.second}, expected 0 to the {len(self.cold_us)} of cold_us")
 
     @property
     def noise(self) -> float:
@@ -169,11 +177,23 @@ def _plain(value: Any) -> Any:
 def from_json(line: str) -> Record:
     """The inverse of `to_json`, of older schemas too; ValueError that names the field where the line is no record."""
     value = json.loads(line)
-    if not isinstance(value, dict) or "schema" not in value:
+    if not isinstance(value, dict):
         raise ValueError("this is no record: it has no field 'schema'")
-    if value["schema"] not in range(1, SCHEMA + 1):
+    return from_dict(value)
+
+
+def from_dict(value: dict[str, Any]) -> Record:
+    """A record of what JSON or Parquet holds, of older schemas too; ValueError that names what is wrong."""
+    if "schema" not in value:
+        raise ValueError("this is no record: it has no field 'schema'")
+    if type(value["schema"]) is not int or not 1 <= value["schema"] <= SCHEMA:
         raise ValueError(f"schema is {value['schema']!r}; this version of gpucnn reads 1 to {SCHEMA}")
-    return _typed(_upgraded(value), Record, "record")
+    record = _typed(_upgraded(value), Record, "record")
+    try:
+        label(record.problem)
+    except ProblemError as error:
+        raise ValueError(f"record.problem is {record.problem!r}: {error}") from None
+    return record
 
 
 def _upgraded(value: dict[str, Any]) -> dict[str, Any]:
@@ -203,15 +223,21 @@ def _typed(value: Any, kind: Any, name: str) -> Any:
         return tuple(_typed(item, arguments[0], f"{name}[{index}]") for index, item in enumerate(value))
     if origin is dict and isinstance(value, dict):
         return {key: _typed(item, arguments[1], f"{name}.{key}") for key, item in value.items()}
-    if kind is float and (type(value) is int or value in ("nan", "inf", "-inf")):
-        return float(value)
     if origin is None and type(value) is kind:
         return value
+    if kind is float and (type(value) is int or value in ("nan", "inf", "-inf")):
+        return float(value)
     raise ValueError(f"{name} is {value!r}, expected {getattr(kind, '__name__', kind)}")
 
 
+@functools.cache
+def _hints(kind: Any) -> dict[str, Any]:
+    """The fields of a dataclass and their types."""
+    return typing.get_type_hints(kind)
+
+
 def _typed_fields(value: dict[str, Any], kind: Any, name: str) -> Any:
-    hints = typing.get_type_hints(kind)
+    hints = _hints(kind)
     wrong = sorted(hints.keys() ^ value.keys())
     if wrong:
         state = "missing" if wrong[0] in hints else "unknown"
@@ -219,56 +245,44 @@ def _typed_fields(value: dict[str, Any], kind: Any, name: str) -> Any:
     return kind(**{field: _typed(value[field], hint, f"{name}.{field}") for field, hint in hints.items()})
 
 
-class Writer:
-    """Appends records to a file, each on the disk before `append` returns.
-
-    With `resume`, `finished` has the keys of the records that the file holds; without, it must be new or empty.
-    """
-
-    def __init__(self, path: Path, resume: bool, warn: Callable[[str], None] = warnings.warn) -> None:
-        self.finished: frozenset[Key] = frozenset()
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = path.open("a", encoding="utf-8")
-            if self._file.tell() > 0:
-                if not resume:
-                    raise UsageError(f"{path} has records: add --resume to go on with it, or name another --out")
-                self.finished = frozenset(record.key for record in read(path, warn))
-                _cut_torn_line(path)
-        except OSError as error:
-            raise UsageError(f"{path} cannot be written: {error.strerror}") from None
-
-    def __enter__(self) -> Writer:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-
-    def append(self, record: Record) -> None:
-        self._file.write(to_json(record) + "\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
-
-
-def _cut_torn_line(path: Path) -> None:
-    data = path.read_bytes()
-    os.truncate(path, data.rfind(b"\n") + 1)
-
-
 def read(path: Path, warn: Callable[[str], None] = warnings.warn) -> Iterator[Record]:
-    """The records of a file in order.  Raises UsageError that names file and line; warns of a torn last line."""
+    """The records of a file in order: of JSON lines, or of Parquet as `parquet.write` writes it.
+
+    Raises UsageError that names file and line.  What the end of a run has torn is left out, with a warning that names
+    the line, also where another run has gone on after it.
+    """
+    if path.suffix == ".parquet":
+        from . import parquet
+
+        yield from parquet.read(path)
+        return
     try:
-        text = path.read_text(encoding="utf-8", errors="replace")
+        with path.open(encoding="utf-8", errors="replace", newline="\n") as file:
+            for number, line in enumerate(file, 1):
+                yield from _read_line(line, f"{path}:{number}", warn)
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from None
-    *lines, torn = text.split("\n")
-    if torn:
-        warn(f"{path}:{len(lines) + 1}: the last line is torn, its run was interrupted: it is left out")
-    for number, line in enumerate(lines, 1):
-        try:
-            yield from_json(line)
-        except ValueError as error:
-            raise UsageError(f"{path}:{number}: {error}") from None
+
+
+def _read_line(line: str, place: str, warn: Callable[[str], None]) -> Iterator[Record]:
+    """The record of a line; none where it is torn."""
+    if not line.endswith("\n"):
+        warn(f"{place}: the last line is torn, its run was interrupted: it is left out")
+        return
+    try:
+        yield from_json(line)
+    except json.JSONDecodeError:
+        begun = line.lstrip("\0")[: len(_BEGIN)].rstrip("\n")
+        whole = line.rfind(_BEGIN)  # what was appended to a line that was torn
+        if not (begun and _BEGIN.startswith(begun)) and whole < 0:
+            raise UsageError(f"{place}: this is no record, for it is no JSON") from None
+        if whole <= 0:
+            warn(f"{place}: this line is torn, its run was interrupted: it is left out")
+            return
+        warn(f"{place}: this line begins with what an interrupted run has torn: that is left out")
+        yield from _read_line(line[whole:], place, warn)
+    except ValueError as error:
+        raise UsageError(f"{place}: {error}") from None
 
 
 def newest(folder: Path) -> Path:
@@ -279,15 +293,16 @@ def newest(folder: Path) -> Path:
     return files[-1]
 
 
-def load(path: str | Path) -> pd.DataFrame:
-    """A file of records as a table, one row a record.  Raises UsageError.
+def load(paths: str | Path | Iterable[str | Path]) -> pd.DataFrame:
+    """Files of records, JSON lines or Parquet, as one table, a row a record.  Raises UsageError.
 
     Columns: those of `Record`, `Accuracy`, `Timing`, `Work` and `Provenance`; of the cold samples `time_us` (their
     median), `q1_us`, `q3_us` and `n`; of the warm ones `warm_time_us`; of the stages' `stage_times_us`, a dict of
     medians; `noise`, how far the medians of the two cold runs lie apart; and `label`, the problem's name, or else its
     shortest text.  What a record does not have is missing there.
     """
-    return frame(read(Path(path)))
+    paths = [paths] if isinstance(paths, str | Path) else paths
+    return frame(record for path in paths for record in read(Path(path)))
 
 
 def frame(records: Iterable[Record]) -> pd.DataFrame:
@@ -315,6 +330,7 @@ def _row(record: Record) -> dict[str, Any]:
     }
 
 
+@functools.lru_cache(1 << 12)
 def label(text: str) -> str:
     """A problem's name, or else its shortest descriptor, and the options that a table's title does not hold.
 

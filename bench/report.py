@@ -64,10 +64,11 @@ Row = Mapping[str, Any]  # one record, as `records.load` has it
 
 @dataclass(frozen=True)
 class Cell:
-    """What stands in one place of a table; `best` is marked."""
+    """What stands in one place of a table; `best` is marked.  `record`: the one that a strategy's cell shows."""
 
     text: str
     best: bool = False
+    record: Row | None = None
 
 
 @dataclass(frozen=True)
@@ -181,10 +182,10 @@ def _cell(row: Row | None, best: Row | None, us: float) -> Cell:
     if row is None:
         return Cell("")
     if row["verdict"] == "PASSED":
-        return Cell(figures(row["time_us"] / us), best=row is best)
+        return Cell(figures(row["time_us"] / us), best=row is best, record=row)
     if row["verdict"] == "FAILED":
-        return Cell(f"FAILED {order(row['error'])}" if _compared(row) else "FAILED")
-    return Cell("–" if row["verdict"] == "UNSUPPORTED" else row["verdict"])
+        return Cell(f"FAILED {order(row['error'])}" if _compared(row) else "FAILED", record=row)
+    return Cell("–" if row["verdict"] == "UNSUPPORTED" else row["verdict"], record=row)
 
 
 def _compared(row: Row) -> bool:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import fnmatch
-import itertools
 import math
 import shlex
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
 from ..kernels.emulator import ORDERS, options
 from ..kernels.problem import SIZES, Problem, Shape
@@ -19,10 +19,12 @@ from ..kernels.strategy import STRATEGIES, Strategy, family_of, load, strategies
 from . import UsageError, vendor
 from .buffers import Subject
 from .machine import Machine, choose_device, host_free_bytes
-from .oracle import oracles
 from .records import FAULTS, SCHEMA, Key, Record, Timing, Work
 from .timing import Timer
-from .validate import Verdict, raised, validate
+from .validate import Verdict
+
+if TYPE_CHECKING:
+    from .worker import Outcome, Worker
 
 MEASUREMENT_S = 0.4  # of sampling for each strategy on each problem, where no time budget is given
 TIMED_SHARE = 0.5  # of a time budget; the rest is for validation
@@ -30,8 +32,13 @@ STAGES_SHARE = 0.2  # of a measurement, where a launch has several stages
 ROTATED = 3  # sets of arrays that samples take in turn, where they fit into an eighth of the free memory
 
 
-class DeviceLost(Exception):
-    """A kernel has broken the process's CUDA context: nothing more can run in it."""
+class Named(Protocol):
+    """What a record is told apart by, of where it was made."""
+
+    @property
+    def hardware(self) -> str: ...
+    @property
+    def threads(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -47,7 +54,7 @@ class Job:
         """What `kernels.strategy.load` takes."""
         return self.file or f"{family_of(self.problem.operation)}.{self.strategy.name}"
 
-    def key(self, machine: Machine, seed: int) -> Key:
+    def key(self, machine: Named, seed: int) -> Key:
         """The key of the record that this job makes."""
         return str(self.problem), self.strategy.name, machine.hardware, machine.threads, seed
 
@@ -99,24 +106,17 @@ def _own(file: str, known: Collection[str]) -> Strategy:
     return strategy
 
 
-def judge(jobs: Sequence[Job], machine: Machine, seed: int) -> Iterator[tuple[Job, Verdict]]:
-    """Validate each job.  A problem's inputs and reference are shared by its strategies, and then forgotten."""
-    for problem, group in itertools.groupby(jobs, key=lambda job: job.problem):
-        reason = too_large(problem, machine)
-        if reason:
-            yield from ((job, Verdict("SKIPPED", reason)) for job in group)
-            continue
-        answers = oracles(problem, seed)
-        for job in group:
-            yield job, _reproducible(job, validate(job.strategy, problem, machine, answers), machine, seed)
-            if not machine.alive():
-                raise DeviceLost(f"{job.strategy.name} has broken the GPU's context on {problem}")
+def judge(jobs: Sequence[Job], worker: Worker, seed: int) -> Iterator[tuple[Job, Verdict]]:
+    """Validate each job; a strategy that breaks the process that it runs in is FAILED, and the next goes on."""
+    for job in jobs:
+        yield job, _reproducible(job, worker.run(job, seed, None).verdict, worker.machine, seed)
 
 
 def too_large(problem: Problem, machine: Machine) -> str | None:
     """Why a problem cannot be judged on this machine, where its memory does not hold what that takes; else None.
 
-    Two sets of inputs as float32 and their arrays, twice while they are compared; outputs, of two strategies at once.
+    Two sets of inputs as float32 and their arrays, twice while they are compared; outputs of two calls, each with the
+    copy that is looked at, and of the reference.
     """
     dtypes = problem.dtypes()
 
@@ -125,7 +125,7 @@ def too_large(problem: Problem, machine: Machine) -> str | None:
 
     arrays, results = (bytes_of(shapes, SIZES.__getitem__) for shapes in (problem.inputs(), problem.outputs()))
     values = bytes_of(problem.inputs(), lambda dtype: max(4, SIZES[dtype]))
-    needed = {"host": 2 * values + 2 * arrays + 3 * results, machine.device: arrays + results}
+    needed = {"host": 2 * values + 2 * arrays + 6 * results, machine.device: arrays + 4 * results}
     if machine.device == "cpu":
         del needed["cpu"]
     for where, size in needed.items():
@@ -153,23 +153,17 @@ def reproduction(job: Job, machine: Machine, seed: int) -> str:
     return " ".join([*words, shlex.quote(str(job.problem))])
 
 
-def bench(
-    jobs: Sequence[Job], machine: Machine, timer: Timer, seed: int, budget_s: float | None = None
-) -> Iterator[Record]:
+def bench(jobs: Sequence[Job], worker: Worker, seed: int, budget_s: float | None = None) -> Iterator[Record]:
     """Validate each job and time what passed.  Ends early where `budget_s` is spent."""
+    machine = worker.machine
     for job in jobs:  # ceilings first: a kernel that breaks the device must not cost its record
         machine.ceilings(job.problem)
-    budget = Budget(budget_s, sum(not job.strategy.unsupported(job.problem, machine.device) for job in jobs))
-    for job, verdict in judge(jobs, machine, seed):
-        timing = algorithm = None
-        if verdict.subject is not None:
-            try:
-                algorithm = vendors_algorithm(job, verdict.subject)
-                timing = measured(verdict.subject, machine, timer, budget.share_s())
-            except Exception as error:  # right twice, it may still fail when it is launched often
-                verdict = Verdict("FAILED", raised("timing", error), verdict.accuracy)
-                verdict = _reproducible(job, verdict, machine, seed)
-        yield record(job, verdict, timing, machine, seed, algorithm)
+    supported = [not job.strategy.unsupported(job.problem, machine.device) for job in jobs]
+    budget = Budget(budget_s, sum(supported))
+    for job, runs in zip(jobs, supported, strict=True):
+        outcome = worker.run(job, seed, budget.share_s() if runs else 0.0)
+        verdict = _reproducible(job, outcome.verdict, machine, seed)
+        yield record(job, dataclasses.replace(outcome, verdict=verdict), machine, seed)
         if budget.spent():
             return
 
@@ -192,12 +186,12 @@ class Budget:
         return self._end is not None and time.monotonic() >= self._end
 
 
-def measured(subject: Subject, machine: Machine, timer: Timer, budget_s: float) -> Timing:
-    """A subject's whole launch, and where it has several stages each of them."""
-    parts = subject.stages()
+def measured(rotated: Sequence[Subject], timer: Timer, budget_s: float) -> Timing:
+    """A subject's whole launch, on each of its memories in turn, and where it has several stages each of them."""
+    parts = rotated[0].stages()
     if not parts:
-        return timer.measure(rotation(subject, machine), budget_s)
-    timing = timer.measure(rotation(subject, machine), (1 - STAGES_SHARE) * budget_s)
+        return timer.measure(rotated, budget_s)
+    timing = timer.measure(rotated, (1 - STAGES_SHARE) * budget_s)
     return dataclasses.replace(timing, stages_us=timer.split(parts, STAGES_SHARE * budget_s))
 
 
@@ -214,40 +208,38 @@ def rotation(subject: Subject, machine: Machine) -> list[Subject]:
     return [subject, *(subject.copy() for _ in range(copies))]
 
 
-def record(
-    job: Job, verdict: Verdict, timing: Timing | None, machine: Machine, seed: int, algorithm: str | None = None
-) -> Record:
+def record(job: Job, outcome: Outcome, machine: Machine, seed: int) -> Record:
     """What is kept of a job."""
-    problem, strategy = job.problem, job.strategy
+    problem, verdict = job.problem, outcome.verdict
     return Record(
         schema=SCHEMA,
         problem=str(problem),
         operation=problem.operation,
         dtype=problem.dtype,
         layout=getattr(problem, "layout", "contiguous"),
-        strategy=strategy.name,
+        strategy=job.strategy.name,
         device=machine.device,
         seed=seed,
         verdict=verdict.verdict,
         message=verdict.message,
-        algorithm=algorithm,
+        algorithm=outcome.algorithm,
         accuracy=verdict.accuracy,
-        timing=timing,
-        work=work(job, machine),
-        provenance=machine.provenance(),
+        timing=outcome.timing,
+        work=work(job, outcome, machine),
+        provenance=outcome.provenance,
+        spent_s=outcome.spent_s,
     )
 
 
-def work(job: Job, machine: Machine) -> Work:
+def work(job: Job, outcome: Outcome, machine: Machine) -> Work:
     """What the problem takes, and how fast this machine could do it at best."""
-    problem, strategy = job.problem, job.strategy
-    runs = not strategy.unsupported(problem, machine.device)
+    problem = job.problem
     copy_gbs, rate_gflops = machine.ceilings(problem)
     return Work(
         flops=problem.flops(),
-        executed_flops=strategy.executed_flops(problem) if runs else None,
+        executed_flops=outcome.executed_flops,
         min_bytes=problem.min_bytes(),
-        workspace_bytes=strategy.workspace_bytes(problem) if runs else None,
+        workspace_bytes=outcome.workspace_bytes,
         copy_gbs=copy_gbs,
         rate_gflops=rate_gflops,
         floor_us=max(problem.flops() / rate_gflops, problem.min_bytes() / copy_gbs) / 1e3,

@@ -11,6 +11,7 @@ from typing import Any
 
 WATCHED = ("builtins", "time", "gc", "statistics", "numpy", "torch.cuda", "pynvml")  # and the bench and the reference
 CONSTANTS = (bool, int, float, str, tuple, frozenset)
+NOTES = ("__doc__", "__slotnames__")  # of a class: for people; and what pickle makes of it for itself
 MISSING = object()
 
 
@@ -68,7 +69,7 @@ class Seal:
                     yield module.__name__, attribute, module, value
                 if inspect.isclass(value) and f"{value.__module__}.".startswith(f"{module.__name__}."):
                     for inner, member in vars(value).copy().items():
-                        if not inner.startswith("__abc") and inner != "__doc__":
+                        if not inner.startswith("__abc") and inner not in NOTES:
                             yield f"{module.__name__}.{attribute}", inner, value, member
         for instance in self._instances:
             for attribute, value in vars(instance).copy().items():

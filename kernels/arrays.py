@@ -18,19 +18,38 @@ from typing import Any
 import numpy as np
 
 ALIGNMENT = 16  # bytes, the most that a kernel loads at a time, and what TMA asks for
+_COMPUTE_CAPABILITY = (75, 76)  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR
 
 Array = Any  # numpy.ndarray, torch.Tensor or cupy.ndarray
 
 
 @cache
-def has_gpu() -> bool:
-    """Whether this process can see a CUDA GPU; asks the driver itself, so that no library need be imported."""
+def _driver() -> Any:
+    """CUDA's driver, ready to be asked; None where there is none."""
     try:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError:
-        return False
-    count = ctypes.c_int(0)
-    return driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
+        return None
+    return driver if driver.cuInit(0) == 0 else None
+
+
+@cache
+def has_gpu() -> bool:
+    """Whether this process can see a CUDA GPU; asks the driver itself, so that no library need be imported."""
+    driver, count = _driver(), ctypes.c_int(0)
+    return driver is not None and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
+
+
+@cache
+def architecture() -> str | None:
+    """Of the first GPU that this process sees, as the driver tells: "sm_90"; None where there is none."""
+    if not has_gpu():
+        return None
+    driver, device, numbers = _driver(), ctypes.c_int(0), (ctypes.c_int(0), ctypes.c_int(0))
+    driver.cuDeviceGet(ctypes.byref(device), 0)
+    for number, attribute in zip(numbers, _COMPUTE_CAPABILITY, strict=True):
+        driver.cuDeviceGetAttribute(ctypes.byref(number), attribute, device)
+    return "sm_{}{}".format(*(number.value for number in numbers))
 
 
 def library_of(array: Array) -> str:

@@ -868,7 +868,7 @@ def _minimal_window(problem: Any) -> str:
     return w.minimal("w") if h == _Axis.absent() else h.minimal("h") + w.minimal("w")
 
 
-_CLASSES: dict[str, type[Problem]] = {
+CLASSES: dict[str, type[Problem]] = {  # by operation
     "conv2d": ConvProblem,
     "linear": LinearProblem,
     **dict.fromkeys(POOL_OPS, PoolProblem),
@@ -877,7 +877,7 @@ _CLASSES: dict[str, type[Problem]] = {
     **dict.fromkeys(SOFTMAX_OPS, SoftmaxProblem),
     "cross_entropy": CrossEntropyProblem,
 }
-OPERATIONS = tuple(_CLASSES)
+OPERATIONS = tuple(CLASSES)
 
 
 def _option_value(field: dataclasses.Field[Any], text: str | None) -> Any:
@@ -933,9 +933,9 @@ def _parse(line: str, defaults: dict[str, Any]) -> Any:
     if not rest:
         raise ProblemError("no problem")
     operation = given.pop("op", "conv2d")
-    if operation not in _CLASSES:
-        raise ProblemError(f"unknown --op={operation}; known: {', '.join(_CLASSES)}")
-    cls = _CLASSES[operation]
+    if operation not in CLASSES:
+        raise ProblemError(f"unknown --op={operation}; known: {', '.join(CLASSES)}")
+    cls = CLASSES[operation]
     fields = {field.name: field for field in dataclasses.fields(cls) if field.metadata.get("option")}
     has_op = fields.pop("op", None) is not None
     options = {name: value for name, value in defaults.items() if name in fields}

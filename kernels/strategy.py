@@ -180,9 +180,7 @@ class Strategy:
         >>> load("conv.triton_implicit_gemm_tma").foreign("sm_80")
         ['It needs an sm_90 GPU, not an sm_80 one.']
         """
-        if not self.archs or arch.rstrip("af") in self.archs:
-            return []
-        return [f"It needs an {' or '.join(self.archs)} GPU, not an {arch} one."]
+        return foreign(self.archs, arch)
 
     def limits(self, problem: Any, device: str) -> list[str]:
         """The reasons that lie in the problem itself, where operator and device fit."""
@@ -213,6 +211,13 @@ class Strategy:
 
     def __repr__(self) -> str:
         return f"<strategy {self.name}: {', '.join(self.operations)}>"
+
+
+def foreign(archs: Sequence[str], arch: str) -> list[str]:
+    """Why kernels that are for `archs` alone, or for any where there are none, are not for a GPU of `arch`."""
+    if not archs or arch.rstrip("af") in archs:
+        return []
+    return [f"It needs an {' or '.join(archs)} GPU, not an {arch} one."]
 
 
 class Step(Protocol):
@@ -274,6 +279,9 @@ class StagedStrategy(Strategy):
         )
 
 
+NOT_INSTALLED = "It needs the package {}, which is not installed."
+
+
 class Missing(Strategy):
     """Stands for a strategy whose module cannot be imported here; it supports nothing, and says why."""
 
@@ -283,7 +291,7 @@ class Missing(Strategy):
     def __init__(self, family: str, name: str, package: str) -> None:
         self.name = name  # pyright: ignore[reportAttributeAccessIssue]
         self.operations = FAMILIES[family]  # pyright: ignore[reportAttributeAccessIssue]
-        self.reason = f"It needs the package {package}, which is not installed."
+        self.reason = NOT_INSTALLED.format(package)
 
     def unsupported(self, problem: Problem, device: str) -> list[str]:
         return [self.reason]

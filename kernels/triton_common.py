@@ -23,6 +23,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 from .arrays import has_gpu
 from .problem import SIZES, Problem
 from .strategy import StagedStrategy
+from .triton_host import COMPILED
 
 TYPES = {  # in Triton
     "float64": "fp64", "float32": "fp32", "float16": "fp16", "bfloat16": "bf16",
@@ -149,7 +150,7 @@ class TritonStrategy(StagedStrategy):
 
     def lacks(self, device: str) -> list[str]:
         if device == "cpu" and has_gpu():
-            return ["Its kernels were compiled for the GPU that this process sees; host arrays need the interpreter."]
+            return [COMPILED]
         arch = architecture()
         return self.foreign(arch) if device == "cuda" and arch else []
 

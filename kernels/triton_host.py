@@ -13,6 +13,7 @@ from typing import Any
 
 from .arrays import has_gpu
 
+COMPILED = "Its kernels were compiled for the GPU that this process sees; host arrays need the interpreter."
 _compiles = False  # with no GPU, too
 
 

@@ -80,7 +80,7 @@ def test_its_commands_are_the_benchs(phase):
         word.replace("{seconds}", "60").replace("{run}", "results/gpu") for word in phase.command
     )
     assert (python, flag, module) == (sys.executable, "-m", "gpucnn.bench")
-    commands = typer.main.get_command(cli.app).commands
+    commands = typer.main.get_command(cli.app()).commands
     asked = commands[command].make_context(command, words).params
     selection = problems.select(asked["sources"], dtypes=asked["dtypes"], layout=asked["layout"])
     assert runner.plan(selection.problems, [], "cuda")

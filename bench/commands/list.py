@@ -2,31 +2,84 @@
 
 from __future__ import annotations
 
+import json
+from typing import Annotated, Any
+
+import typer
 from rich.table import Table
 
 from ...kernels.arrays import has_gpu
-from ...kernels.strategy import STRATEGIES, Missing, Strategy, load
-from ..console import output
+from ...kernels.outline import Outline, outline
+from ...kernels.strategy import NOT_INSTALLED, STRATEGIES
+from .. import problems
+from ..console import one_of, output
 
 
-def list_strategies() -> None:
-    """List every strategy, its operators, and whether it runs on this machine, or why not."""
-    table = Table("strategy", "operators", "runs on", "here", box=None, pad_edge=False, header_style="bold")
-    for entry in STRATEGIES:
-        strategy = load(entry)
-        devices = [*strategy.devices, *(["cpu (slow)"] if strategy.interpreted else [])]
-        table.add_row(strategy.name, ", ".join(strategy.operations), ", ".join(devices), _here(strategy))
+def list_all(
+    what: Annotated[
+        str, typer.Argument(metavar="[strategies|suites]", help="What to list.", show_default=False)
+    ] = "strategies",
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """List every strategy, its operators, and whether it runs on this machine, or why not; or every suite.
+
+    Examples:
+
+        gpucnn list
+
+        gpucnn list suites --json
+    """
+    one_of("the list", [what], ("strategies", "suites"))
+    rows = [_strategy(outline(entry)) for entry in STRATEGIES] if what == "strategies" else _suites()
+    if as_json:
+        print(json.dumps(rows, indent=2))
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    if what == "strategies":
+        for column in ("strategy", "operators", "runs on", "here"):
+            table.add_column(column)
+        for row in rows:
+            devices = [*row["devices"], *(["cpu (slow)"] if row["interpreted"] else [])]
+            table.add_row(row["strategy"], ", ".join(row["operators"]), ", ".join(devices), row["here"])
+    else:
+        table.add_column("suite")
+        table.add_column("problems", justify="right")
+        table.add_column("is")
+        for row in rows:
+            table.add_row(row["suite"], str(row["problems"]), row["is"])
     output().print(table)
 
 
-def _here(strategy: Strategy) -> str:
-    """Whether a strategy runs on this machine, or why not."""
-    if isinstance(strategy, Missing):
-        return strategy.reason
+def _strategy(strategy: Outline) -> dict[str, Any]:
+    runs, here = _here(strategy)
+    return {
+        "strategy": strategy.name,
+        "operators": strategy.operations,
+        "devices": strategy.devices,
+        "interpreted": strategy.interpreted,
+        "runs": runs,
+        "here": here,
+    }
+
+
+def _here(strategy: Outline) -> tuple[bool, str]:
+    """Whether a strategy runs on this machine; "yes" with how, or why not."""
+    if package := strategy.missing():
+        return False, NOT_INSTALLED.format(package)
     if "cpu" in strategy.devices:
-        return "yes"
+        return True, "yes"
     if not has_gpu() and not strategy.interpreted:
-        return "There is no GPU."
+        return False, "There is no GPU."
     if lacking := strategy.lacks("cuda" if has_gpu() else "cpu"):
-        return " ".join(lacking)
-    return "yes" if has_gpu() else "Where it is named, slowly: there is no GPU."
+        return False, " ".join(lacking)
+    return True, "yes" if has_gpu() else "Where it is named, slowly: there is no GPU."
+
+
+def _suites() -> list[dict[str, Any]]:
+    """Of every suite its name, how many problems it has, and its first sentence, which says what it is."""
+    rows = []
+    for name, path in problems.suites().items():
+        lines = path.read_text().splitlines()
+        count = sum(bool(line.strip()) and not line.startswith("#") for line in lines)
+        rows.append({"suite": name, "problems": count, "is": lines[0].lstrip("# ").partition(".  ")[0].rstrip(".")})
+    return rows

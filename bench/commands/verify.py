@@ -12,19 +12,23 @@ from rich.text import Text
 
 from ...kernels.emulator import ORDERS, SANITIZERS, configure
 from .. import UsageError, report, runner
-from ..console import one_of, output, progress, say
+from ..console import Quiet, one_of, output, progress, tell
+from ..forecast import Forecast, cost
 from ..options import (
     Batches,
     Device,
     Dtypes,
+    InProcess,
     Layout,
     Operations,
     Patterns,
     Sanitizers,
     Seed,
     Sources,
+    Sweep,
+    Timeout,
     announce,
-    chosen_machine,
+    chosen_worker,
     selected_jobs,
 )
 from ..records import FAULTS, VERDICTS
@@ -32,20 +36,27 @@ from ..validate import Verdict
 
 
 def verify(
+    context: typer.Context,
     sources: Sources = None,
     operations: Operations = None,
     patterns: Patterns = None,
     batches: Batches = None,
     dtypes: Dtypes = None,
     layout: Layout = None,
+    sweep: Sweep = None,
     device: Device = "auto",
     seed: Seed = 0,
     order: Annotated[
         str, typer.Option(help=f"Of blocks and threads, where CUDA C runs on the host: {', '.join(ORDERS)}.")
     ] = ORDERS[0],
     sanitize: Sanitizers = None,
+    timeout: Timeout = None,
+    in_process: InProcess = False,
+    quiet: Quiet = False,
 ) -> None:
     """Check strategies against the float64 reference, and time nothing.
+
+    With --quiet stdout stays empty, and stderr has what FAILED or is MISTRUSTED.
 
     Examples:
 
@@ -55,25 +66,24 @@ def verify(
 
         gpucnn verify --strategy 'cupy_*' --device cpu --sanitize thread mb2ic5ih9oc7kh3ph1
     """
-    machine = chosen_machine(device)
     one_of("--order", [order], ORDERS)
     if "thread" in one_of("--sanitize", sanitize or [], SANITIZERS) and set(sanitize or []) != {"thread"}:
         raise UsageError("--sanitize thread goes with no other")
-    jobs = selected_jobs(sources, operations, patterns, batches, dtypes, layout, machine.device)
-    announce(device, machine)
+    worker = chosen_worker(context, device, timeout, in_process)
+    jobs = selected_jobs(sources, operations, patterns, batches, dtypes, layout, worker.device, sweep)
+    announce(device, worker.machine)
     verdicts: list[tuple[runner.Job, Verdict]] = []
     try:
-        with progress(len(jobs)) as advance, configure(order=order, seed=seed, sanitize=sanitize or ()):
-            for job, verdict in runner.judge(jobs, machine, seed):
+        forecast = Forecast([cost(job.problem, job.strategy, worker.device) for job in jobs])
+        with progress(len(jobs), forecast) as advance, configure(order=order, seed=seed, sanitize=sanitize or ()):
+            for job, verdict in runner.judge(jobs, worker, seed):
                 verdicts.append((job, verdict))
                 advance(verdict.verdict, f"{verdict.verdict} {job.strategy.name} {job.problem} {verdict.message}")
-    except runner.DeviceLost as error:
-        say(f"{error}: {len(jobs) - len(verdicts)} of {len(jobs)} were not verified.")
-        raise typer.Exit(1) from None
     except KeyboardInterrupt:
-        say(f"Interrupted: {len(jobs) - len(verdicts)} of {len(jobs)} were not verified.")
+        tell(f"Interrupted: {len(jobs) - len(verdicts)} of {len(jobs)} were not verified.")
         raise typer.Exit(130) from None
-    _print_verdicts(verdicts)
+    if not quiet:
+        _print_verdicts(verdicts)
     if any(verdict.verdict in FAULTS for _, verdict in verdicts):
         raise typer.Exit(1)
 

@@ -6,7 +6,7 @@ import subprocess
 import pytest
 
 from gpucnn.bench import UsageError, machine
-from gpucnn.bench.machine import Machine, choose_device
+from gpucnn.bench.machine import Machine, _driver_of, choose_device
 from gpucnn.kernels.problem import parse
 
 
@@ -116,5 +116,33 @@ def test_a_commit_is_that_of_this_working_tree_only(monkeypatch, tmp_path):
 
 
 def test_the_slug_is_a_folders_name(monkeypatch):
-    monkeypatch.setattr(machine, "_cpu_name", lambda: "AMD EPYC 9554 64-Core (R)")
+    monkeypatch.setattr(machine, "cpu_name", lambda: "AMD EPYC 9554 64-Core (R)")
     assert Machine("cpu").slug == "amd-epyc-9554-64-core-r"
+
+
+@pytest.mark.parametrize(
+    ("line", "version"),
+    [
+        ("NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.15  Tue Mar  5 22:23:56 UTC 2024", "550.54.15"),
+        ("NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.65.06  Release Build", "580.65.06"),
+        ("", None),
+    ],
+    ids=["closed", "open", "none"],
+)
+def test_the_driver_tells_its_version_where_nothing_asks_it(line, version, tmp_path):
+    path = tmp_path / "version"
+    assert _driver_of(path) is None
+    path.write_text(f"{line}\nGCC version:  gcc version 12.2.0 (Debian)\n")
+    assert _driver_of(path) == version
+
+
+def test_a_record_says_where_and_how_it_was_made(machine):
+    """Of a host, what there is to say; of a GPU, `versions` has CUDA and cuDNN besides."""
+    provenance = machine.provenance()
+    assert {"python", "gpucnn", "numpy"} <= provenance.versions.keys()
+    assert provenance.utc.endswith("+00:00")
+    assert provenance.host
+    assert provenance.system.startswith("Linux ")
+    assert provenance.threads == machine.threads
+    assert "load_average" in provenance.gauges
+    assert (provenance.commit is None) == (provenance.dirty is None)

@@ -3,43 +3,15 @@
 import dataclasses
 import json
 import math
+from pathlib import Path
 
 import pytest
+from made_records import BARE, LINE, ODD, make
 
 from gpucnn.bench import UsageError, records
-from gpucnn.bench.records import SCHEMA, Accuracy, Provenance, Record, Timing, Work, Writer
+from gpucnn.bench.records import Timing
 
-LINE = 'g1mb1ic3ih6iw6oc4oh4ow4kh3kw3sh1sw1ph0pw0n"net:conv1"'
-
-
-def make(strategy="numpy_direct", verdict="PASSED", cold_us=(10.0, 12.0, 11.0), problem=LINE, **changes):
-    """A record; only one that passed has a timing."""
-    fields = {
-        "schema": SCHEMA,
-        "problem": problem,
-        "operation": "conv2d",
-        "dtype": "float32",
-        "layout": "contiguous",
-        "strategy": strategy,
-        "device": "cpu",
-        "seed": 0,
-        "verdict": verdict,
-        "message": "",
-        "algorithm": None,
-        "accuracy": Accuracy(1.5e-7, 0.25, 64, 64),
-        "timing": Timing("host", cold_us, (5.0, 6.0, 7.0), {}) if verdict == "PASSED" else None,
-        "work": Work(3456, 3456, 1024, 0, 20.0, 100.0, 0.05),
-        "provenance": Provenance(
-            *("2026-01-02T03:04:05+00:00", "host", "Linux 6", "Some CPU", None, 2),
-            *({"numpy": "2.0"}, "abc", False, {"load_average": 0.5}),
-        ),
-    }
-    return Record(**{**fields, **changes})
-
-
-ODD = make(verdict="FAILED", message='y[0] is nan "quoted"\n', accuracy=Accuracy(math.nan, math.inf, 64, 64))
 PLAIN_TIMING = dataclasses.asdict(Timing("host", (1.0,), (), {}))
-BARE = make(verdict="UNSUPPORTED", accuracy=None, work=Work(1, None, 2, None, 20.0, 100.0, 0.05))
 
 
 @pytest.mark.parametrize("record", [make(), BARE], ids=["passed", "bare"])
@@ -91,6 +63,11 @@ def test_noise_is_the_difference_of_two_runs():
         ({"timing": {**PLAIN_TIMING, "cold_us": ["x"]}}, "record.timing.cold_us[0] is 'x'"),
         ({"timing": {**PLAIN_TIMING, "cold_us": []}}, "PASSED record has 0 samples"),
         ({"verdict": "FAILED"}, "FAILED record has 3 samples: only PASSED is timed"),
+        ({"timing": {**PLAIN_TIMING, "cold_us": [1.0, -1.0]}}, "timing.cold_us holds -1.0, expected microseconds"),
+        ({"timing": {**PLAIN_TIMING, "warm_us": ["nan"]}}, "timing.warm_us holds nan, expected microseconds"),
+        ({"timing": {**PLAIN_TIMING, "second": 2}}, "timing.second is 2, expected 0 to the 1 of cold_us"),
+        ({"problem": "mb1ic3"}, "record.problem is 'mb1ic3': field 'oc' is missing"),
+        ({"schema": True}, "schema is True"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -105,45 +82,75 @@ def test_what_is_no_record_says_which_field(change, message, tmp_path):
     assert message in str(error.value)
 
 
-@pytest.mark.parametrize("line", ["{", "[]", '{"a": 1}', ""], ids=["torn", "list", "other", "blank"])
+@pytest.mark.parametrize(
+    "line", ["x", "[]", '{"a": 1}', "", "mb1ic3"], ids=["word", "list", "other", "blank", "problem"]
+)
 def test_a_line_of_something_else_is_refused(line, tmp_path):
     path = tmp_path / "records.jsonl"
-    path.write_text(line + "\n")
-    with pytest.raises(UsageError, match=f"{path}:1: "):
+    path.write_text(f"{records.to_json(make())}\n{line}\n")
+    with pytest.raises(UsageError, match=f"{path}:2: this is no record"):
         list(records.read(path))
 
 
 @pytest.mark.parametrize("cut", [1, 40, 400], ids=["newline", "tail", "half"])
-def test_a_torn_last_line_is_dropped_and_then_replaced(cut, tmp_path):
-    path, kept, torn, new = tmp_path / "records.jsonl", make("a"), make("b"), make("c")
-    text = "".join(records.to_json(record) + "\n" for record in (kept, torn))
+def test_a_torn_last_line_is_left_out(cut, tmp_path):
+    path = tmp_path / "records.jsonl"
+    text = "".join(records.to_json(record) + "\n" for record in (make("a"), make("b")))
     path.write_text(text[:-cut])
     with pytest.warns(UserWarning, match=f"{path}:2: the last line is torn"):
-        assert list(records.read(path)) == [kept]
-    warnings = []
-    with Writer(path, resume=True, warn=warnings.append) as writer:
-        assert writer.finished == {kept.key}
-        writer.append(new)
-    assert len(warnings) == 1
-    assert list(records.read(path)) == [kept, new]
+        assert list(records.read(path)) == [make("a")]
 
 
-def test_a_record_is_on_disk_when_append_returns(tmp_path):
-    path = tmp_path / "deep" / "records.jsonl"
-    with Writer(path, resume=False) as writer:
-        writer.append(make())
-        assert list(records.read(path)) == [make()]
+LINE_OF_B = records.to_json(make("b"))
 
 
-def test_records_are_not_written_over(tmp_path):
+@pytest.mark.parametrize(
+    ("between", "kept", "warning"),
+    [
+        (LINE_OF_B[:300] + "\n", "ac", "2: this line is torn"),
+        (LINE_OF_B[:5] + "\n", "ac", "2: this line is torn"),
+        (LINE_OF_B[:300], "ac", "2: this line begins with what"),
+        ("\0" * 100, "ac", "2: this line begins with what"),
+        (LINE_OF_B[:300] + LINE_OF_B[:200], "ac", "2: this line begins with what"),
+        (LINE_OF_B + "\n" + LINE_OF_B[:300], "abc", "3: this line begins with what"),
+    ],
+    ids=["a line", "a short line", "a record appended", "zeros", "torn twice", "after a whole one"],
+)
+def test_a_line_torn_in_the_middle_is_left_out_and_what_follows_is_kept(between, kept, warning, tmp_path):
+    """Such as `cat` makes of the files of interrupted runs."""
+    path, warnings = tmp_path / "records.jsonl", []
+    path.write_text(f"{records.to_json(make('a'))}\n{between}{records.to_json(make('c'))}\n")
+    assert list(records.read(path, warnings.append)) == [make(name) for name in kept]
+    (sentence,) = warnings
+    assert sentence.startswith(f"{path}:{warning}")
+
+
+def test_what_is_appended_to_a_torn_line_is_validated_too(tmp_path):
     path = tmp_path / "records.jsonl"
-    path.touch()
-    with Writer(path, resume=False) as writer:
-        writer.append(make())
-    before = path.read_bytes()
-    with pytest.raises(UsageError, match="has records: add --resume"):
-        Writer(path, resume=False)
-    assert path.read_bytes() == before
+    path.write_text(f"{LINE_OF_B[:300]}{LINE_OF_B.replace('PASSED', 'GOOD')}\n")
+    with (
+        pytest.warns(UserWarning, match="begins with"),
+        pytest.raises(UsageError, match=f"{path}:1: verdict is 'GOOD'"),
+    ):
+        list(records.read(path))
+
+
+OLD = Path(__file__).parent / "old_records"  # lines that were committed to results/ when these schemas were new
+
+
+@pytest.mark.parametrize("path", sorted(OLD.iterdir()), ids=lambda path: path.stem)
+def test_records_of_older_versions_are_read(path):
+    """Every field that the line has, as it was."""
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    for line, record in zip(lines, records.read(path), strict=True):
+        now = json.loads(records.to_json(record))
+        assert now.pop("schema") == records.SCHEMA
+        assert line.pop("schema") < records.SCHEMA
+        for name, value in line.items():
+            assert now[name] == value or {field: now[name][field] for field in value} == value
+        assert now["spent_s"] == {}
+        assert record.timing is None or (record.timing.second, record.timing.nvbench_us) == (0, ())
+    assert len(records.load(path)) == 3
 
 
 def test_the_key_tells_apart_what_is_measured_apart():
@@ -168,6 +175,14 @@ def test_a_frame_has_what_a_reader_asks_for(tmp_path):
     assert math.isnan(failed.time_us)
     assert (failed.n, failed.checked) == (0, 64)
     assert math.isnan(bare.checked)
+
+
+def test_several_files_make_one_frame(tmp_path):
+    paths = [tmp_path / f"{name}.jsonl" for name in "ab"]
+    for path in paths:
+        path.write_text(records.to_json(make(path.stem)) + "\n")
+    assert records.load(paths).strategy.tolist() == ["a", "b"]
+    assert records.load(str(paths[1])).strategy.tolist() == ["b"]
 
 
 def test_the_newest_file_is_found(tmp_path):

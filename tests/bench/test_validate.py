@@ -9,6 +9,7 @@ from gpucnn.bench import oracle, runner
 from gpucnn.bench.oracle import oracles
 from gpucnn.bench.records import Timing
 from gpucnn.bench.validate import validate
+from gpucnn.bench.worker import InProcess
 from gpucnn.kernels.problem import parse
 from gpucnn.kernels.strategy import Launch, Strategy
 
@@ -169,7 +170,7 @@ class CountsSamples:
     def measure(self, calls, budget_s):
         for call in calls:
             call()
-        return Timing("host", (1.0, 2.0, 3.0), (), {})
+        return Timing("host", (1e4, 2e4, 3e4), (), {})
 
     def split(self, parts, budget_s):
         for _, call in parts:
@@ -196,7 +197,7 @@ def judged(strategy, problem, machine):
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
 def test_a_planted_fault_fails_and_is_never_timed(fault, machine):
-    (record,) = runner.bench([runner.Job(PROBLEM, Subject(fault))], machine, NeverTimes(), seed=0)
+    (record,) = runner.bench([runner.Job(PROBLEM, Subject(fault))], InProcess(machine, NeverTimes()), seed=0)
     assert record.verdict == "FAILED"
     assert record.timing is None
     assert FAULTS[fault] in record.message
@@ -204,18 +205,18 @@ def test_a_planted_fault_fails_and_is_never_timed(fault, machine):
 
 
 def test_what_is_right_passes_and_is_timed(machine):
-    (record,) = runner.bench([runner.Job(PROBLEM, Subject(right))], machine, CountsSamples(), seed=0)
+    (record,) = runner.bench([runner.Job(PROBLEM, Subject(right))], InProcess(machine, CountsSamples()), seed=0)
     assert (record.verdict, record.message) == ("PASSED", "")
-    assert record.timing.cold_us == (1.0, 2.0, 3.0)
+    assert record.timing.cold_us == (1e4, 2e4, 3e4)
     assert (record.accuracy.checked, record.accuracy.outputs) == (288, 288)
     assert 0 < record.accuracy.error < 1e-6
     assert 0 < record.accuracy.of_bound < 1
 
 
 def test_the_stages_of_a_launch_are_timed_apart(machine):
-    (staged,) = runner.bench([runner.Job(PROBLEM, Staged(right))], machine, CountsSamples(), seed=0)
+    (staged,) = runner.bench([runner.Job(PROBLEM, Staged(right))], InProcess(machine, CountsSamples()), seed=0)
     assert staged.timing.stages_us == {"first": (1.0,), "second": (1.0,)}
-    (whole,) = runner.bench([runner.Job(PROBLEM, Subject(right))], machine, CountsSamples(), seed=0)
+    (whole,) = runner.bench([runner.Job(PROBLEM, Subject(right))], InProcess(machine, CountsSamples()), seed=0)
     assert whole.timing.stages_us == {}
 
 
@@ -223,7 +224,7 @@ def test_the_vendors_algorithm_is_asked_for_and_no_other(machine, monkeypatch):
     monkeypatch.setattr(runner.vendor, "algorithm", lambda launch: "winograd" if launch() else None)
     strategies = [Subject(right, algorithm=algorithm) for algorithm in ("vendor", "direct")]
     jobs = [runner.Job(PROBLEM, strategy) for strategy in strategies]
-    found = [record.algorithm for record in runner.bench(jobs, machine, CountsSamples(), seed=0)]
+    found = [record.algorithm for record in runner.bench(jobs, InProcess(machine, CountsSamples()), seed=0)]
     assert found == ["winograd", None]
 
 
@@ -233,7 +234,7 @@ def test_a_strategy_that_breaks_while_it_is_timed_has_no_time(machine):
             raises(problem, inputs, outputs, state)
         right(problem, inputs, outputs, state)
 
-    (record,) = runner.bench([runner.Job(PROBLEM, Subject(breaks_later))], machine, CountsSamples(), seed=0)
+    (record,) = runner.bench([runner.Job(PROBLEM, Subject(breaks_later))], InProcess(machine, CountsSamples()), seed=0)
     assert (record.verdict, record.timing) == ("FAILED", None)
     assert "timing raised ArithmeticError" in record.message
 
@@ -293,6 +294,38 @@ def test_an_unwritten_image_that_the_oracle_left_out_is_found(machine, monkeypat
     verdict = validate(Subject(leaves_the_third_out), problem, machine, answers)
     assert verdict.verdict == "FAILED"
     assert "64 elements of y are NaN or were never written" in verdict.message
+
+
+def copies_the_first_half(problem, inputs, outputs, state):
+    x, w = inputs
+    outputs[0][:8] = outputs[0][8:] = convolved(problem, x[:8], w)
+
+
+def scales_one_image(problem, inputs, outputs, state):
+    right(problem, inputs, outputs, state)
+    outputs[0][5] *= 3
+
+
+@pytest.mark.parametrize("fault", [copies_the_first_half, scales_one_image], ids=lambda fault: fault.__name__)
+def test_images_that_the_oracle_left_out_are_suspected(fault, machine, monkeypatch):
+    """Even where the first image and the last, which are compared in any case, are right."""
+
+    def kernel(problem, inputs, outputs, state):
+        fault(problem, inputs, outputs, state)
+        outputs[0][[0, -1]] = convolved(problem, inputs[0][[0, -1]], inputs[1])
+
+    monkeypatch.setattr(oracle, "WORK_LIMIT", 1)
+    problem = parse("mb16ic3oc4ih6kh3")
+    verdict = validate(Subject(kernel), problem, machine, oracles(problem, seed=0))
+    assert verdict.verdict == "FAILED"
+    assert verdict.message.startswith("call 2, on normals: y[")
+    assert validate(Subject(right), problem, machine, oracles(problem, seed=0)).verdict == "PASSED"
+
+
+def test_a_result_that_is_an_input_fails_even_where_it_is_right(machine):
+    problem = parse("--op=max_pool2d mb2ic3ih6kh1")
+    strategy = Subject(lambda problem, inputs, outputs, state: inputs, operations=("max_pool2d",), allocates=True)
+    assert judged(strategy, problem, machine).message == "call 1, on integers: y shares memory with x"
 
 
 def test_indices_must_be_exact(machine):
@@ -391,9 +424,9 @@ def test_rows_that_lie_apart(rows, verdict, machine):
 
 def test_what_memory_does_not_hold_is_skipped_with_the_reason(machine, monkeypatch):
     problem = parse("--op=softmax 1024x1024")
-    monkeypatch.setattr(runner, "host_free_bytes", lambda: 7 * 2**22 - 1)
-    skipped = [verdict for _, verdict in runner.judge(runner.plan([problem], [], "cpu"), machine, 0)]
+    monkeypatch.setattr(runner, "host_free_bytes", lambda: 10 * 2**22 - 1)
+    skipped = [verdict for _, verdict in runner.judge(runner.plan([problem], [], "cpu"), InProcess(machine), 0)]
     assert [verdict.verdict for verdict in skipped] == ["SKIPPED"] * len(skipped) != []
     assert skipped[0].message == "It takes 0.0 GiB of the host's memory, of which 0.0 are free."
-    monkeypatch.setattr(runner, "host_free_bytes", lambda: 7 * 2**22)
+    monkeypatch.setattr(runner, "host_free_bytes", lambda: 10 * 2**22)
     assert runner.too_large(problem, machine) is None

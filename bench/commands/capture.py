@@ -1,0 +1,89 @@
+"""`gpucnn capture`."""
+
+from __future__ import annotations
+
+import runpy
+import shlex
+import sys
+import traceback
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .. import UsageError
+from ..console import say, warn
+
+
+def capture(
+    script: Annotated[Path, typer.Argument(metavar="SCRIPT.py")],
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="ARGS", help="The script's own; options that gpucnn has, too, after `--`."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="SUITE.txt", help="Default: <script>.suite.txt, here.", show_default=False),
+    ] = None,
+    name: Annotated[
+        str | None,
+        typer.Option(help="The network's. Default: the class of the module that is called.", show_default=False),
+    ] = None,
+    once: Annotated[
+        bool,
+        typer.Option("--once", help="Count no forward pass that repeats an earlier one: of a loop, one network."),
+    ] = False,
+) -> None:
+    """Run a Python script, and write a suite of the problems that its torch models run, with how often each occurs.
+
+    Recorded are convolutions, poolings, softmax, log_softmax, cross entropy and linear layers of forward passes; warned
+    of is what cannot be: 3-D, transposed, quantised, attention, TorchScript.  A script that builds its model on torch's
+    device `meta` computes nothing.  Where a script fails, what it has run is written, and the exit code is 1.
+
+    Examples:
+
+        gpucnn capture infer.py --batch-size 32 --out mine.txt
+
+        gpucnn capture --once train.py && gpucnn bench train.suite.txt
+    """
+    if not script.is_file():
+        raise UsageError(f"{script} is no file")
+    out = out or Path(f"{script.stem}.suite.txt")
+    try:
+        from ..capturing import HEADER
+        from ..capturing import capture as recording
+    except ImportError as error:
+        raise UsageError(f"capture needs torch: pip install 'gpucnn[torch]' ({error})") from None
+    if out.is_file() and out.stat().st_size and not out.read_text(errors="replace").startswith(HEADER):
+        raise UsageError(f"{out} exists and is no captured suite: name another with --out")
+    try:
+        out.touch()  # before the script takes its time
+    except OSError as error:
+        raise UsageError(f"{out} cannot be written: {error}") from None
+
+    before = sys.argv, sys.path[0]
+    sys.argv, sys.path[0] = [str(script), *(words or [])], str(script.parent.resolve())
+    code, ended = 0, ""
+    try:
+        with recording(name=name, once=once) as captured:
+            try:
+                runpy.run_path(str(script), run_name="__main__")
+            except SystemExit as exit_:
+                if exit_.code not in (None, 0):
+                    code, ended = 1, f"{script} has ended with {exit_.code!r}"
+            except KeyboardInterrupt:
+                code, ended = 130, "Interrupted"
+            except Exception as error:
+                traceback.print_exc()
+                code, ended = 1, f"{script} has raised {type(error).__name__}"
+    finally:
+        sys.argv, sys.path[0] = before
+    out.write_text(captured.text(shlex.join([script.name, *(words or [])])))
+    for warning in captured.warnings:
+        warn(warning)
+    found = captured.problems
+    calls = sum(problem.count for problem in found)
+    said = f"{calls} calls, {len(found)} problems" if found else "no convolution, pooling, softmax or linear layer ran"
+    say(f"{ended}: {said}, written to {out}" if ended else f"{said[0].upper()}{said[1:]}, written to {out}")
+    if code or not found:
+        raise typer.Exit(code or 1)

@@ -1,0 +1,61 @@
+"""`gpucnn doctor`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ..console import output
+
+if TYPE_CHECKING:
+    from ..doctor import Finding
+
+STYLES = {"ok": "green", "note": "yellow", "missing": "cyan", "broken": "bold red"}
+
+
+def doctor(as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) -> None:
+    """Look at this machine: hardware, drivers, libraries, compilers, disks, timer; and say what is missing for what.
+
+    A part that is missing switches something off, which is said, with the command that brings it; the exit code is 1
+    only where something that is there does not work.
+    """
+    from .. import doctor
+
+    sections = doctor.examine()
+    if as_json:
+        print(
+            json.dumps({name: [dataclasses.asdict(found) for found in own] for name, own in sections.items()}, indent=2)
+        )
+    else:
+        _print(sections)
+    if any(finding.state == "broken" for own in sections.values() for finding in own):
+        raise typer.Exit(1)
+
+
+def _print(sections: dict[str, list[Finding]]) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    from ..doctor import STATES
+
+    console = output()
+    findings = [finding for own in sections.values() for finding in own]
+    width = max(len(finding.part) for finding in findings)
+    for name, own in sections.items():
+        console.print(Text(name, "bold"))
+        table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 1))
+        table.add_column(width=max(map(len, STATES)))
+        table.add_column(width=width, no_wrap=True)
+        table.add_column(overflow="fold")
+        for finding in own:
+            table.add_row(Text(finding.state, STYLES[finding.state]), finding.part, Text(finding.says))
+            if finding.off:
+                table.add_row("", "", Text(finding.off))
+            if finding.remedy:
+                table.add_row("", "", Text(f"→ {finding.remedy}", "bold"))
+        console.print(table)
+    counts = {state: sum(finding.state == state for finding in findings) for state in STATES}
+    console.print(", ".join(f"{count} {state}" for state, count in counts.items() if count) + ".")

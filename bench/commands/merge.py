@@ -1,0 +1,46 @@
+"""`gpucnn merge`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .. import UsageError, journal
+from ..console import one_of, say, warn
+
+ENDINGS = (".jsonl", ".parquet", ".csv")
+
+
+def merge(
+    paths: Annotated[list[Path], typer.Argument(metavar="RECORDS...", show_default=False)],
+    out: Annotated[
+        Path,
+        typer.Option(help=f"The file to write; its ending says what: {', '.join(ENDINGS)}.", show_default=False),
+    ],
+    newest: Annotated[
+        bool, typer.Option("--newest", help="Of different records of the same job keep the later one.")
+    ] = False,
+) -> None:
+    """Make one file of records out of several, or another kind of file out of one.
+
+    Records stand in the order of one run; what stands several times is taken once.  JSON lines and Parquet hold every
+    sample and can be read again; CSV has a line for each record, without its samples.
+
+    Examples:
+
+        gpucnn merge shard-1.jsonl shard-2.jsonl --out all.jsonl
+
+        gpucnn merge results/nvidia-h200/smoke.jsonl --out smoke.parquet
+    """
+    one_of("the ending of --out", [out.suffix], ENDINGS)
+    merged = journal.merge(paths, newest, warn)
+    if not merged:
+        raise UsageError(f"there are no records in {', '.join(map(str, paths))}")
+    try:
+        journal.write(merged, out)
+    except journal.Unwritable as error:
+        say(f"gpucnn: error: {error}")
+        raise typer.Exit(1) from None
+    say(f"{out} has {len(merged)} records of {len(paths)} file{'s' if len(paths) > 1 else ''}.")
