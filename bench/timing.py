@@ -69,7 +69,7 @@ class Timer(Protocol):
 class HostTimer:
     """Wall-clock time of a call on the host.
 
-    threads      that write what flushes the caches, each on a core of its own
+    threads      that flush the cores' own caches, each on a core of its own
     cache_bytes  of the last level
     """
 
@@ -78,16 +78,20 @@ class HostTimer:
     def __init__(self, threads: int, cache_bytes: int) -> None:
         cores = itertools.cycle(sorted(os.sched_getaffinity(0)))
         self._writers = [ThreadPoolExecutor(1, "flush", _stay_on, (next(cores),)) for _ in range(threads)]
-        self._flushed = np.array_split(np.zeros(2 * cache_bytes // 8, np.int64), threads)
+        self._flushed = np.zeros((2, cache_bytes // 8), np.int64)
 
     def _flush(self) -> None:
-        """Every core's thread changes its share, so that the cores' own caches go with the common one.
+        """Every core's thread changes its share of one cache's size, then this thread changes as much again by itself.
 
-        A change of what was read: a plain fill may be stored past the caches, and leave them as they are.
+        A change of what was read: a plain fill may be stored past the caches, and leave them as they are.  By itself,
+        because a thread that has just waited for others may share its core with one of a library's: OpenBLAS then
+        waits for the scheduler, 4 ms and more, in every second launch.
         """
-        shares = zip(self._writers, self._flushed, strict=True)
+        shared, alone = self._flushed
+        shares = zip(self._writers, np.array_split(shared, len(self._writers)), strict=True)
         for written in [writer.submit(np.invert, share, share) for writer, share in shares]:
             written.result()
+        np.invert(alone, alone)
 
     def _cold(self, calls: Sequence[Call]) -> Sample:
         turn = itertools.cycle(calls)
@@ -99,8 +103,7 @@ class HostTimer:
         return cold
 
     def _timing(self, cold_us: tuple[float, ...], warm_us: tuple[float, ...] = (), second: int = 0) -> Timing:
-        flushed_bytes = sum(share.nbytes for share in self._flushed)
-        return Timing("host", cold_us, warm_us, {}, second=second, flushed_bytes=flushed_bytes)
+        return Timing("host", cold_us, warm_us, {}, second=second, flushed_bytes=self._flushed.nbytes)
 
     def measure(self, calls: Sequence[Call], budget_s: float) -> Timing:
         calls = _warmed(calls, budget_s)
