@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 THRESHOLD = 0.05
 LEVEL = 0.95
+DISTURBED = 0.1  # of samples taken, from which on it is said that the machine did other work
 RESAMPLES = 500  # of a standard error they leave 3%
 FEWEST_PLACES = 8  # whose spread tells how much the place in memory matters
 FEWEST = 6  # samples of a side: the span of five holds their median with less than 95%
@@ -319,6 +320,16 @@ class Result:
     comparisons: tuple[Comparison, ...]
     judge: Judge
     warnings: tuple[str, ...] = ()
+
+    @property
+    def disturbed(self) -> str:
+        """A sentence where many samples were disturbed, else ""."""
+        sides = [side for one in self.comparisons for side in (one.before, one.after) if side is not None]
+        lost = sum(side.disturbed for side in sides)
+        taken = lost + sum(side.n for side in sides)
+        if lost < DISTURBED * taken or not lost:
+            return ""
+        return f"Other work took a core during {lost / taken:.0%} of {taken} samples, which were taken again."
 
     @cached_property
     def lines(self) -> list[Line]:

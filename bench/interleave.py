@@ -34,7 +34,7 @@ from .machine import Machine
 from .oracle import Oracle, oracles
 from .records import Timing
 from .runner import too_large
-from .timing import GpuTimer, HostTimer
+from .timing import GpuTimer, HostTimer, Timer
 from .validate import after_timing, raised, validate
 
 BLOCK = 4  # turns in one copy of each side's arrays; each side comes first in two, and in every other block at first
@@ -55,7 +55,7 @@ class Prepared:
     message: str = ""
     methods: tuple[str, ...] = ()
     copies: int = 0
-    clean: bool = True
+    either: bool = False  # whether it may be the fault of another side in the same process
 
 
 class Runner(Protocol):
@@ -88,9 +88,7 @@ class Here:
     other  the other side, where that runs in this process too: its arrays are taken, so that both have the same place
     """
 
-    def __init__(
-        self, machine: Machine, timer: HostTimer | GpuTimer, cold: bool, find: Find, other: Here | None = None
-    ) -> None:
+    def __init__(self, machine: Machine, timer: Timer, cold: bool, find: Find, other: Here | None = None) -> None:
         self._machine, self._timer, self._cold, self._find, self._other = machine, timer, cold, find, other
         self._samples: dict[str, list[Sample]] = {}
         self._subjects: tuple[tuple[Problem, str], list[Subject]] | None = None
@@ -120,7 +118,7 @@ class Here:
             return Prepared("SKIPPED", reason)
         verdict = validate(strategy, problem, self._machine, _oracles(problem, seed), began=steps)
         if verdict.subject is None:
-            return Prepared(verdict.verdict, verdict.message, clean=not verdict.tainted)
+            return Prepared(verdict.verdict, verdict.message)
         self._judged = strategy, problem, seed
         steps("warm-up")
         try:
@@ -156,7 +154,7 @@ class Here:
             return Prepared("FAILED", raised("check after timing", error))
         timing = Timing("host", (us,), (), {})
         verdict = after_timing(self._subjects[1], strategy, problem, self._machine, answers, timing)
-        return Prepared(verdict.verdict, verdict.message, clean=not verdict.tainted)
+        return Prepared(verdict.verdict, verdict.message)
 
 
 @lru_cache(1)
@@ -175,10 +173,11 @@ def _copies(subject: Subject, machine: Machine) -> list[Subject]:
     return copies
 
 
-def _samples(timer: HostTimer | GpuTimer, calls: Sequence[Subject], cold: bool) -> dict[str, list[Sample]]:
+def _samples(timer: Timer, calls: Sequence[Subject], cold: bool) -> dict[str, list[Sample]]:
     """How each call can be timed: the method, the best one first -> what takes a sample of it."""
     if isinstance(timer, HostTimer):
         return {"host": [_undisturbed(call, timer._flush if cold else call, timer) for call in calls]}
+    assert isinstance(timer, GpuTimer)
     with timer.on_stream(timer.stream):
         launches = {"events": list(calls), **dict([timer.launches(calls)])}
     return {method: [_on_gpu(launch, cold, timer) for launch in launches[method]] for method in reversed(launches)}
@@ -266,7 +265,7 @@ class Sides(worker.InProcess):
     def sealed(self, prepared: Prepared) -> Prepared:
         """What was found; FAILED where something that judges was replaced."""
         if replaced := self._replaced():
-            return Prepared("FAILED", replaced, clean=False)
+            return Prepared("FAILED", replaced)
         return prepared
 
 
@@ -328,7 +327,7 @@ class Check:
 
     def carried_out(self, judge: Sides, steps: worker.Steps) -> Prepared:
         if replaced := judge.sealed(Prepared("PASSED")).message:  # before it can put it back
-            return Prepared("FAILED", replaced, clean=False)
+            return Prepared("FAILED", replaced, either=True)
         steps("check after timing")
         return judge.sealed(judge.sides[self.side].check(self.us))
 
@@ -338,7 +337,8 @@ class Process:
 
     def __init__(self, device: str, cold: bool, timeout_s: float | None = None, checkout: Path | None = None) -> None:
         self._settings = Settings(device, cold=cold)
-        self._limit_s, self._checkout = timeout_s or isolation.STEP_S, checkout
+        self._device, self._timeout_s, self._checkout = device, timeout_s, checkout
+        self._limit_s = timeout_s or isolation.STEP_S
         self._folder = tempfile.TemporaryDirectory(prefix="gpucnn-compare-") if checkout else None
         packages = None
         if self._folder and checkout:
@@ -352,6 +352,12 @@ class Process:
 
     def _started(self) -> isolation._Process:
         return isolation._Process(self._settings, packages=self._packages)
+
+    def allow(self, problem: Problem, name: str) -> None:
+        """Give an interpreted strategy the time that it needs, where none was said."""
+        own = None if name.endswith(".py") else strategy_of(problem, name)
+        slow = own is not None and self._device not in own.devices
+        self._limit_s = self._timeout_s or isolation.STEP_S * (isolation.INTERPRETED if slow else 1)
 
     def ready(self) -> isolation._Process:
         """Wait until it has started.  Raises UsageError."""
@@ -406,9 +412,13 @@ class There:
         self._process, self._side = process, side
 
     def names(self, problem: Problem, patterns: Sequence[str]) -> list[str]:
-        return self._process.ask(Names(str(problem), tuple(patterns)), "start")
+        try:
+            return self._process.ask(Names(str(problem), tuple(patterns)), "start")
+        except isolation.Lost as lost:
+            raise UsageError(f"a side cannot say which strategies it has: {lost}") from None
 
     def prepare(self, problem: Problem, name: str, seed: int) -> Prepared:
+        self._process.allow(problem, name)
         return self._judged(Prepare(self._side, str(problem), name, seed), "compilation")
 
     def sample(self, method: str, copy: int) -> tuple[float, int]:
@@ -509,10 +519,36 @@ def compared(
                     break
     for number, runner in enumerate(runners):
         checked = runner.check(statistics.median(samples[number]))
+        if checked.either:
+            number, checked = _whose(runners, job, seed, method, len(samples[0]), places, (number, checked))
         if checked.verdict != "PASSED":
             sides[number] = Side("FAILED", checked.message)
             return found(sides)
     return comparison
+
+
+def _whose(
+    runners: tuple[Runner, Runner],
+    job: Job,
+    seed: int,
+    method: str,
+    turns: int,
+    places: int,
+    known: tuple[int, Prepared],
+) -> tuple[int, Prepared]:
+    """Which side it is that fails when it is run again without the other; what is known where neither does."""
+    for number, (runner, name) in enumerate(zip(runners, job.names, strict=True)):
+        assert name is not None
+        checked = runner.prepare(job.problem, name, seed)
+        if checked.verdict == "PASSED":
+            try:
+                taken = [runner.sample(method, turn // BLOCK % places)[0] for turn in range(turns)]
+                checked = runner.check(statistics.median(taken))
+            except isolation.Lost as lost:
+                checked = Prepared("FAILED", str(lost))
+        if checked.verdict == "FAILED":
+            return number, checked
+    return known
 
 
 @contextlib.contextmanager

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from gpucnn.bench import UsageError, compare, interleave, records, verdicts
 from gpucnn.bench.compare import Comparison, Estimate, Interval, Judge, Result, Side, paired, simultaneous
 from gpucnn.bench.interleave import BLOCK, LOOKS, Here, Job, Prepared
-from gpucnn.bench.machine import Machine
 from gpucnn.bench.records import SCHEMA, Accuracy, Provenance, Record, Timing, Work
 from gpucnn.bench.timing import HostTimer
 from gpucnn.kernels.problem import parse
@@ -100,6 +100,9 @@ class Scripted:
         if isinstance(value, Exception):
             raise value
         return value, 0
+
+    def check(self, us):
+        return Prepared("PASSED")
 
 
 def _judge(count=1):
@@ -451,6 +454,21 @@ def test_json_and_csv_have_everything():
     assert [line.split(",")[0] for line in lines] == ["SLOWER", "SAME"]
 
 
+@pytest.mark.parametrize("lost", [2, 20])
+def test_that_many_samples_were_disturbed_is_said_everywhere(lost, capsys):
+    """2 of 22 are not many; 20 of 40 are."""
+    found = _result(1.0)
+    sides = [dataclasses.replace(found.comparisons[0].before, disturbed=lost) for _ in range(2)]
+    found = dataclasses.replace(
+        found, comparisons=(dataclasses.replace(found.comparisons[0], before=sides[0], after=sides[1]),)
+    )
+    verdicts.show(found, Console(width=200))
+    texts = capsys.readouterr().out, verdicts.markdown(found), verdicts.to_json(found)
+    sentence = "Other work took a core during 50% of 80 samples, which were taken again."
+    assert [sentence in text for text in texts] == [lost == 20] * 3
+    assert json.loads(texts[2])["comparisons"][0]["after_disturbed"] == lost
+
+
 def test_an_interval_that_touches_the_tolerance_lies_within_it():
     assert Interval(1.0, 1 / 1.05, 1.05).verdict(0.05) == "SAME"
 
@@ -550,13 +568,13 @@ def _verdicts(before, after, runs=20):
 
     Where the machine is busy a verdict takes longer: a minute is allowed, and a second is usual.
     """
-    machine, judge = Machine("cpu"), _judge()
-    found = Counter()
-    for _ in range(runs):
-        side = Here(machine, HostTimer(1, 1 << 20), False, lambda problem, name: load(name))
-        job = Job(TIMED, "", (str(before), str(after)))
-        comparison = interleave.compared((side, side.twin()), job, seed=0, judge=judge, budget_s=60)
-        found[judge.line(comparison).verdict] += 1
+    judge, found = _judge(), Counter()
+    job = Job(TIMED, "", (str(before), str(after)))
+    with interleave.Process("cpu", False) as process:
+        sides = interleave.There(process), interleave.There(process, 1)
+        for _ in range(runs):
+            comparison = interleave.compared(sides, job, seed=0, judge=judge, budget_s=60)
+            found[judge.line(comparison).verdict] += 1
     return found
 
 
@@ -638,7 +656,7 @@ def test_a_revision_against_the_working_tree(run_command, repository, monkeypatc
     rows = {(row["verdict"], row["strategy"]): row["reason"] for row in found["comparisons"][:2]}
     reasons = sorted(rows.values())
     assert [verdict for verdict, _ in rows] == ["BROKEN"] or all(verdict == "BROKEN" for verdict, _ in rows)
-    assert any("its process ended with exit code 9" in row["reason"] for row in found["comparisons"]), reasons
+    assert any("its process ended, with exit code 9" in row["reason"] for row in found["comparisons"]), reasons
     assert any("expected" in row["reason"] for row in found["comparisons"]), reasons
     (direct,) = [row for row in found["comparisons"] if row["strategy"] == "numpy_direct"]
     assert direct["before_n"] == direct["after_n"] == 2 * BLOCK
