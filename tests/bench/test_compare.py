@@ -3,6 +3,7 @@
 Noise is synthetic, and seeded, wherever a rate is counted, but for the last two tests of rates, which time kernels.
 """
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -19,7 +20,7 @@ from gpucnn.bench import UsageError, compare, interleave, records, verdicts
 from gpucnn.bench.compare import Comparison, Estimate, Interval, Judge, Result, Side, paired, simultaneous
 from gpucnn.bench.interleave import BLOCK, LOOKS, Here, Job, Prepared
 from gpucnn.bench.records import SCHEMA, Accuracy, Provenance, Record, Timing, Work
-from gpucnn.bench.timing import HostTimer
+from gpucnn.bench.timing import GpuTimer, HostTimer
 from gpucnn.kernels.problem import parse
 from gpucnn.kernels.strategy import load
 
@@ -623,6 +624,45 @@ def test_a_sample_during_which_a_core_was_lost_is_taken_again(monkeypatch):
     sample = interleave._undisturbed(lambda: timed.append(1), lambda: None, HostTimer(1, 1024))
     assert sample()[1] == 2
     assert len(timed) == 3
+
+
+class StandIn(GpuTimer):
+    """A GPU timer without a GPU, which notes what it does."""
+
+    def __init__(self, method):
+        self.method, self.stream, self.events = method, None, []
+
+    def on_stream(self, stream, wait=True):
+        return contextlib.nullcontext()
+
+    def launches(self, calls):
+        return self.method, [lambda call=call: call() for call in calls]
+
+    def _cold(self, launches):
+        def cold():
+            self.events.append("flush")
+            return self._time(launches[0])
+
+        return cold
+
+    def _time(self, call):
+        self.events.append("timed")
+        call()
+        return 5.0
+
+
+@pytest.mark.parametrize(("cold", "events"), [(True, ["flush", "timed", 1]), (False, [1, "timed", 1])])
+def test_how_a_gpu_is_sampled(cold, events):
+    """On a stand-in: after a flush, or after a launch that is not timed; each copy its own."""
+    timer = StandIn("graph")
+    calls = [lambda number=number: timer.events.append(number) for number in range(2)]
+    samples = interleave._samples(timer, calls, cold)
+    assert list(samples) == ["graph", "events"]
+    assert list(interleave._samples(StandIn("events"), calls, cold)) == ["events"]
+    for method in samples:
+        timer.events.clear()
+        assert samples[method][1]() == (5.0, 0)
+        assert timer.events == events
 
 
 # ---- revisions
