@@ -232,7 +232,8 @@ def _finder(problems: Sequence[Problem], names: tuple[str, str], device: str) ->
 
     found: dict[tuple[Problem, str], Strategy] = {}
     for name in names:
-        found |= {(job.problem, name): job.strategy for job in runner.plan(problems, [name], device)}
+        for job in runner.plan(problems, [name], device):
+            found[job.problem, name] = job.source.load() if job.source else job.strategy
     return lambda problem, name: found.get((problem, name))
 
 
