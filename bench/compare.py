@@ -481,9 +481,9 @@ def _result(
 
 
 def _keyed(frame: pd.DataFrame, any_machine: bool) -> dict[Key, Row]:
-    """Each record by what makes it comparable with another; of several the last."""
+    """Each record that is not outdated by what makes it comparable with another; of several the last."""
     rows = {}
-    for row in frame.to_dict("records"):
+    for row in frame.loc[~frame["outdated"]].to_dict("records"):
         rows[row["problem"], row["strategy"], "" if any_machine else row["hardware"]] = row
     return rows
 
@@ -516,6 +516,14 @@ def differences(
             warnings.append(
                 f"{column} differs: {', '.join(first) or 'none'} before, {', '.join(again) or 'none'} after."
             )
+    for name in dict.fromkeys(values(before, "strategy")):
+        first, again = (
+            values(frame[(frame["strategy"] == name) & ~frame["outdated"]], "source_sha256")
+            for frame in (before, after)
+        )
+        if first and again and first != again:
+            shown = (", ".join(digest[:12] for digest in digests) for digests in (first, again))
+            warnings.append("{} is of other text: SHA-256 {} before, {} after.".format(name, *shown))
     packages = dict.fromkeys(name for frame in (before, after) for versions in frame["versions"] for name in versions)
     for name in packages:
         first, again = (

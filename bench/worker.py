@@ -26,10 +26,11 @@ from typing import Any, Protocol
 
 from ..kernels.emulator import Options, configure
 from ..kernels.problem import Problem, parse
-from ..kernels.strategy import load
+from ..kernels.strategy import Strategy, load
 from . import runner
 from .machine import Machine, host_cache_bytes
 from .oracle import Oracle, oracles
+from .own import Described, Source
 from .records import Provenance, Timing
 from .seal import Seal
 from .timing import GpuTimer, HostTimer, Timer
@@ -56,7 +57,8 @@ class Settings:
 class Task:
     """One strategy on one problem: what `Isolated` asks its process for.
 
-    entry     what `kernels.strategy.load` takes
+    entry     what `kernels.strategy.load` takes, with
+    text      where it is a person's file
     budget_s  of sampling; None where nothing is to be timed
     """
 
@@ -65,13 +67,40 @@ class Task:
     seed: int
     budget_s: float | None
     emulated: Options
+    text: bytes | None = None
 
     def carried_out(self, judge: InProcess, steps: Steps) -> Outcome:
         steps("compilation")
-        file = self.entry if self.entry.endswith(".py") else None
-        job = runner.Job(parse(self.problem), load(self.entry), file)
+        job = runner.Job(parse(self.problem), load(self.entry, self.text))
         with configure(**{field.name: getattr(self.emulated, field.name) for field in dataclasses.fields(Options)}):
             return judge.run(job, self.seed, self.budget_s, steps)
+
+
+@dataclass(frozen=True)
+class Describe:
+    """A person's own file: what `Isolated` asks about before anything is run."""
+
+    source: Source
+
+    def carried_out(self, judge: InProcess, steps: Steps) -> Description:
+        steps("import")
+        try:
+            found = Described.of(self.source.load())
+        except BaseException as error:  # even if it says that it comes from the keyboard
+            return Description(None, self.source.fault(error), clean=False)
+        return Description(found, clean=judge._replaced() is None)
+
+
+@dataclass(frozen=True)
+class Description:
+    """The answer: what the file gives, or why that is nothing.
+
+    clean  whether the process may be asked about another
+    """
+
+    found: Described | None
+    why: str = ""
+    clean: bool = True
 
 
 @dataclass(frozen=True)
@@ -118,6 +147,10 @@ class Worker(Protocol):
     @property
     def machine(self) -> Machine: ...
 
+    def describe(self, sources: Sequence[Source]) -> Sequence[Strategy]:
+        """What persons' own files give.  Raises UsageError for one that gives no strategy."""
+        ...
+
     def run(self, job: runner.Job, seed: int, budget_s: float | None) -> Outcome:
         """Validate, and time for `budget_s` where that is not None."""
         ...
@@ -163,6 +196,16 @@ class InProcess:
 
     def close(self) -> None:
         self._asked, self._answers = None, ()
+
+    def describe(self, sources: Sequence[Source]) -> list[Strategy]:
+        """The strategies themselves, loaded here."""
+        found = []
+        for source in sources:
+            try:
+                found.append(source.load())
+            except (Exception, SystemExit) as error:
+                raise source.unusable(source.fault(error)) from error
+        return found
 
     def run(self, job: runner.Job, seed: int, budget_s: float | None, steps: Steps | None = None) -> Outcome:
         steps = steps or Steps()

@@ -190,7 +190,8 @@ def _measured(
     with contextlib.ExitStack() as stack:
         if kind == "strategy":
             names = before, after
-            runner.plan(asked.problems, list(names), machine.device)  # raises UsageError for what is not there
+            for name in names:  # raises UsageError for what is not there
+                runner.plan(asked.problems, [name], machine.device)
             process = stack.enter_context(interleave.Process(machine.device, cold, timeout_s))
             runners = interleave.There(process), interleave.There(process, 1)
             jobs = [interleave.Job(problem, "", names) for problem in asked.problems]
