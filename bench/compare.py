@@ -42,6 +42,7 @@ LEVEL = 0.95
 DISTURBED = 0.1  # of samples taken, from which on it is said that the machine did other work
 RESAMPLES = 500  # of a standard error they leave 3%
 FEWEST_PLACES = 8  # whose spread tells how much the place in memory matters
+FARTHEST = 1e6  # a ratio that is told from a larger one; of very few samples an interval reaches anywhere
 FEWEST = 6  # samples of a side: the span of five holds their median with less than 95%
 VERDICTS = ("BROKEN", "SLOWER", "AMBIGUOUS", "FASTER", "SAME", "FIXED", "ONLY BEFORE", "ONLY AFTER")
 _TO_SIGMA = 1 / NormalDist().inv_cdf(0.75)  # of a normal distribution: standard deviation / median deviation
@@ -70,8 +71,9 @@ class Estimate:
 
     def interval(self, level: float) -> Interval:
         reach = max(t_quantile((1 + level) / 2, freedom) * sd for sd, freedom in self.errors) + self.margin
-        centres = (self.log, self.log - self.drift)
-        return Interval(*(math.exp(value) for value in (self.log, min(centres) - reach, max(centres) + reach)))
+        centres, most = (self.log, self.log - self.drift), math.log(FARTHEST)
+        ends = (self.log, min(centres) - reach, max(centres) + reach)
+        return Interval(*(math.exp(max(-most, min(end, most))) for end in ends))
 
 
 @dataclass(frozen=True)

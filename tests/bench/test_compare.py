@@ -359,6 +359,14 @@ def test_intervals_are_wider_where_there_are_more_of_them():
     assert result(*(_file(np.random.default_rng(0), 50) for _ in range(2))).judge.level == simultaneous(50)
 
 
+def test_of_very_few_samples_an_interval_has_ends_all_the_same():
+    """Two blocks leave one degree of freedom, whose t reaches beyond what `exp` takes."""
+    found = Estimate(0.1, ((2.0, 1.0),), (0.0, 0.0), False).interval(simultaneous(90, 7))
+    assert found.ratio == pytest.approx(math.exp(0.1))
+    assert (found.low, found.high) == pytest.approx((1e-6, 1e6))
+    assert found.verdict(0.05) == "AMBIGUOUS"
+
+
 def _layer(name, us, strategy="numpy"):
     return record(f'mb1ic3oc4ih8kh3n"{name}"', strategy, us, operation="conv2d")
 
