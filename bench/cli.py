@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import inspect
 import os
 import select
 import signal
@@ -16,7 +17,7 @@ import typer
 
 from ..kernels import __version__
 from . import UsageError, problems
-from .console import tell
+from .console import hush, tell
 
 COMMANDS = {  # mode, which is the name of its module -> the function there
     "list": "list_all",
@@ -36,23 +37,36 @@ SETTINGS = {"capture": {"ignore_unknown_options": True}}  # these are of the scr
 
 HELP = """Compare convolution, pooling, softmax and linear kernels: are they right, and how fast are they?
 
-Exit codes: 0 fine; 1 a strategy FAILED, its data were MISTRUSTED, its results DIFFER or it is SLOWER, a kernel does not
-compile, takes more than it may or has a fault, something that is installed does not work; 2 the command cannot be
-carried out as it was given; 3 AMBIGUOUS: it cannot be told which is faster; 130 interrupted; 141 nobody reads the
-output any more.
+Exit codes of every mode: 0 fine; 1 something is wrong: a strategy FAILED or is SLOWER, a kernel has a fault, a library
+does not work (the mode's --help says what); 2 the command cannot be carried out as it was given; 3 AMBIGUOUS: it cannot
+be told which is faster; 130 interrupted; 141 nobody reads the output any more.
+
+Examples:
+
+    gpucnn doctor
+    gpucnn list suites
+    gpucnn bench                    # the suite `smoke`
+    gpucnn bench --help
 """
 
 
 def app(modes: Iterable[str] = tuple(COMMANDS)) -> typer.Typer:
     """The command line of these modes; only their modules are imported, so that a light mode starts as one."""
     made = typer.Typer(
-        name="gpucnn", help=HELP, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
+        name="gpucnn", help=_help(HELP), no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
     )
     made.callback()(_gpucnn)
     for mode in modes:
         function = getattr(importlib.import_module(f".commands.{mode}", __package__), COMMANDS[mode])
-        made.command(mode, context_settings=SETTINGS.get(mode))(_ending_well(function))
+        told = made.command(mode, help=_help(function.__doc__), context_settings=SETTINGS.get(mode))
+        told(_ending_well(function))
     return made
+
+
+def _help(text: str) -> str:
+    """A docstring as a terminal of any width can show it: each paragraph a line, the examples as they stand."""
+    paragraphs = inspect.cleandoc(text).split("\n\n")
+    return "\n\n".join(text if text.startswith(" ") else text.replace("\n", " ") for text in paragraphs)
 
 
 def _version(asked: bool) -> None:
@@ -66,7 +80,7 @@ def _gpucnn(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Say the version and exit.")
     ] = False,
 ) -> None:
-    pass
+    hush(False)  # until a mode is told otherwise
 
 
 def _ending_well(mode: Callable[..., None]) -> Callable[..., None]:

@@ -1,7 +1,8 @@
 """What a person sees: lines beside the results, results, progress.
 
-With `--quiet` that is little: stdout has what a script reads, which a mode documents, and stderr only warnings, errors
-and the lines of faults.
+With `--quiet` stdout has only what another program would read, which each mode says in its help: a document that was
+asked for (`--json`, `--format`), the paths of files that were written, a verdict.  stderr has only what is wrong:
+warnings, errors, faults, and how an interrupted run goes on.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ _quiet = False
 
 
 def hush(quiet: bool) -> bool:
-    """Whether only results that a script reads, warnings, errors and faults are printed from here on."""
+    """Whether only what another program reads, and what is wrong, is printed from here on."""
     global _quiet
     _quiet = quiet
     return quiet
@@ -39,7 +40,11 @@ def hush(quiet: bool) -> bool:
 Quiet = Annotated[
     bool,
     typer.Option(
-        "--quiet", "-q", callback=hush, is_eager=True, help="Only warnings, errors and faults, and what scripts read."
+        "--quiet",
+        "-q",
+        callback=hush,
+        is_eager=True,
+        help="stdout has only what another program would read, stderr only what is wrong.",
     ),
 ]
 
@@ -67,8 +72,8 @@ class _Output(Console):
 
 
 def output() -> Console:
-    """Where results go."""
-    return _Output() if sys.stdout.isatty() else _Output(width=PIPE_WIDTH)
+    """Where results go, as a person reads them; with --quiet, nowhere."""
+    return _Output(quiet=_quiet) if sys.stdout.isatty() else _Output(quiet=_quiet, width=PIPE_WIDTH)
 
 
 def one_of(option: str, values: Collection[str], allowed: Collection[str]) -> list[str]:

@@ -260,9 +260,8 @@ def show(rows: Sequence[Row], skipped: Sequence[str], output: Console) -> None:
         for row in own:
             table.add_row(*map(Text, _cells(row)), style="red" if row.faults else "")
         output.print(table)
-        for row in own:
-            for fault in row.faults:
-                output.print(Text(f"{_label(row)}, {row.compiled.arch}: {fault}", "red"), soft_wrap=True)
+        for fault in (fault for row in own for fault in faults(row)):
+            output.print(Text(fault, "red"), soft_wrap=True)
         for name, threads, who in dict.fromkeys(
             (row.compiled.name, row.compiled.threads, row.threads_from) for row in own if row.threads_from != "strategy"
         ):
@@ -276,6 +275,11 @@ def show(rows: Sequence[Row], skipped: Sequence[str], output: Console) -> None:
         "resident warps of the most that a multiprocessor holds.  Instructions: in the machine code, not in a run.",
         style="dim",
     )
+
+
+def faults(row: Row) -> list[str]:
+    """Each of a row's faults as a line."""
+    return [f"{_label(row)}, {row.compiled.arch}: {fault}" for fault in row.faults]
 
 
 def _label(row: Row) -> str:

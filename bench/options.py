@@ -25,34 +25,43 @@ Sources = Annotated[
 ]
 Operations = Annotated[
     list[str] | None,
-    typer.Option("--op", help=f"Only this operator; repeatable: {', '.join(OPERATIONS)}.", show_default=False),
+    typer.Option(
+        "--op", metavar="OPERATOR", help=f"Only this operator; repeatable: {', '.join(OPERATIONS)}.", show_default=False
+    ),
 ]
 Patterns = Annotated[
     list[str] | None,
     typer.Option(
         "--strategy",
         metavar="GLOB|FILE.py",
-        help="Only strategies of such a name, interpreted ones too, or your own: a file that ends in `strategy = ...`; "
-        "repeatable. Default: all that the device runs.",
+        help="Only strategies of such a name, those too that this device can only interpret; or your own: a file that "
+        "ends in `strategy = ...`. Repeatable. Default: all that the device runs.",
         show_default=False,
     ),
 ]
 Batches = Annotated[
     list[int] | None,
-    typer.Option("--mb", min=1, help="Batch size, in place of the lines' own; repeatable.", show_default=False),
+    typer.Option(
+        "--mb", metavar="N", min=1, help="Batch size, in place of the problems' own; repeatable.", show_default=False
+    ),
 ]
 Dtypes = Annotated[
     list[str] | None,
     typer.Option(
         "--dtype",
-        help=f"Of lines that name none: {', '.join(DTYPES)}, or for maxima {', '.join(INTEGERS)}; repeatable. "
+        metavar="DTYPE",
+        help=f"Of problems that name none: {', '.join(DTYPES)}, or for maxima {', '.join(INTEGERS)}; repeatable. "
         "Default: float32.",
         show_default=False,
     ),
 ]
 Layout = Annotated[
     str | None,
-    typer.Option(help=f"Of lines that name none: {' or '.join(LAYOUTS)}. Default: contiguous.", show_default=False),
+    typer.Option(
+        metavar="LAYOUT",
+        help=f"Of problems that name none: {' or '.join(LAYOUTS)}. Default: contiguous.",
+        show_default=False,
+    ),
 ]
 Sweep = Annotated[
     str | None,
@@ -64,18 +73,24 @@ Sweep = Annotated[
         show_default=False,
     ),
 ]
-Device = Annotated[str, typer.Option(help="auto, cpu or cuda; auto is cuda where there is a GPU.")]
-Seed = Annotated[int, typer.Option(min=0, help="Of the random inputs.")]
+Device = Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu or cuda; auto is cuda where there is a GPU.")]
+Seed = Annotated[int, typer.Option(metavar="N", min=0, help="Of the random inputs.")]
 Sanitizers = Annotated[
-    list[str] | None, typer.Option("--sanitize", help=f"{', '.join(SANITIZERS)}; repeatable.", show_default=False)
+    list[str] | None,
+    typer.Option(
+        "--sanitize",
+        metavar="SANITIZER",
+        help=f"The compiler's, for CUDA C that runs on the host: {', '.join(SANITIZERS)}; repeatable.",
+        show_default=False,
+    ),
 ]
 Timeout = Annotated[
     float | None,
     typer.Option(
         metavar="SECONDS",
         min=0.1,
-        help="Of each step of a strategy on a problem, after which it is killed; to compile it may take ten times as "
-        "long. Default: 60 or, where more is sampled, ten times that; ten times as long for an interpreted one.",
+        help="Kill a strategy that needs longer for a step on a problem, or ten times as long to compile. Default: 60, "
+        "or ten times the time for its samples where that is more; for an interpreted one ten times that.",
         show_default=False,
     ),
 ]

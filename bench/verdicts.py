@@ -22,6 +22,7 @@ from .report import figures
 COLOURS = {"SLOWER": "bold red", "BROKEN": "bold red", "AMBIGUOUS": "yellow", "FASTER": "bold green", "FIXED": "green"}
 COLUMNS = ("verdict", "problem", "strategy", "before, µs", "after, µs", "time", "interval", "A/A noise", "why")
 NUMERIC = COLUMNS[3:8]
+WRONG = ("SLOWER", "BROKEN")
 
 
 def change(ratio: float) -> str:
@@ -75,6 +76,14 @@ def said(line: Line | None) -> str:
         return ""
     found = f"{change(line.interval.ratio)} {_interval(line.interval)}" if line.interval else line.reason
     return " ".join(filter(None, (line.verdict, line.comparison.strategy, label(line.comparison.problem), found)))
+
+
+def wrong(result: Result) -> list[str]:
+    """What is slower or broken, and every warning, each in a line."""
+    lines = [said(line) for line in result.lines if line.verdict in WRONG]
+    for group in (group for group in result.groups if group.verdict in WRONG):
+        lines.append(f"{group.verdict} {group.name} {change(group.interval.ratio)} {_interval(group.interval)}")
+    return [*lines, *(f"Warning: {warning}" for warning in result.warnings)]
 
 
 def summary(result: Result) -> str:

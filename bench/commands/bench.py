@@ -52,17 +52,22 @@ def bench(
     seed: Seed = 0,
     time_budget: Annotated[
         float | None,
-        typer.Option(metavar="SECONDS", min=0, help="Share this among the measurements; stop when it is spent."),
+        typer.Option(metavar="SECONDS", min=0, help="Share this among the measurements, and stop when it is spent."),
     ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
-            help="File of records (JSON lines). Default: results/<device>/bench-<time>.jsonl.", show_default=False
+            metavar="FILE.jsonl",
+            help="Where the records go, as JSON lines. Default: bench-<time>.jsonl in results/<device>/.",
+            show_default=False,
         ),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with --out; what it has is not repeated.")] = False,
     timer: Annotated[
-        str, typer.Option(help="gpucnn; or nvbench: NVBench times every launch as well, in a process of its own.")
+        str,
+        typer.Option(
+            metavar="TIMER", help="gpucnn; or nvbench: on a GPU NVBench times every launch as well, as a check."
+        ),
     ] = "gpucnn",
     timeout: Timeout = None,
     in_process: InProcess = False,
@@ -78,8 +83,8 @@ def bench(
         str | None,
         typer.Option(
             metavar="ADDRESS",
-            help="Spread the problems over the GPUs of a Ray cluster, or over its hosts: HOST:PORT; auto, where this "
-            "machine is of one; local, to start one here.",
+            help="Spread the problems over the GPUs of a Ray cluster, or over its hosts. HOST:PORT; auto: that which "
+            "this machine is in; local: one that is started here.",
             show_default=False,
         ),
     ] = None,
@@ -96,22 +101,21 @@ def bench(
 ) -> None:
     """Validate strategies, time those that are right, record and tabulate the results.
 
+    Each record is written when it is finished: what an interrupted run has done is kept, and --resume goes on with it.
     With --quiet stdout has one line, the path of the records, and stderr what FAILED or is MISTRUSTED.
+
+    Exit codes: 0 fine; 1 a strategy FAILED, its data were MISTRUSTED, or the run broke off: the records cannot be
+    written any more, or no worker of --ray is left; 2 the command cannot be carried out; 130 interrupted.
 
     Examples:
 
-        gpucnn bench                          the suite `smoke` on the best device
-
+        gpucnn bench                  # the suite `smoke` on the best device
         gpucnn bench vgg16 resnet50 --mb 1 --mb 32 --dtype float16
-
         gpucnn bench mb8ic64ih56oc64kh3ph1 --strategy 'cupy_*' --strategy torch
-
+        gpucnn bench mb8ic64ih56oc64kh3ph1 --strategy mine.py
         gpucnn bench sweep --time-budget 600 --out sweep.jsonl
-
         gpucnn bench shapes.csv --sweep 'mb=1,32 dtype=float32,float16'
-
         gpucnn bench sweep --shard 2/3 --out sweep-2.jsonl
-
         gpucnn bench sweep --ray auto --out sweep.jsonl
     """
     if one_of("--timer", [timer], ("gpucnn", "nvbench")) == ["nvbench"]:

@@ -39,36 +39,38 @@ def bitwise(
     layout: Layout = None,
     device: Device = "auto",
     seed: Seed = 0,
-    runs: Annotated[int, typer.Option(metavar="N", min=1, help="Of each strategy in each process.")] = 10,
-    processes: Annotated[int, typer.Option(metavar="N", min=1, max=16, help="That run the same.")] = 2,
+    runs: Annotated[int, typer.Option(metavar="N", min=1, help="Runs of each strategy in each process.")] = 10,
+    processes: Annotated[int, typer.Option(metavar="N", min=1, max=16, help="Processes that run the same.")] = 2,
     threads: Annotated[
         list[int] | None,
         typer.Option(
             metavar="N",
             min=1,
-            help="In one process more, with so many of the host's threads in place of all; repeatable.",
+            help="One process more, with so many of the host's threads in place of all; repeatable.",
             show_default=False,
         ),
     ] = None,
     timeout: Annotated[
-        float, typer.Option(metavar="SECONDS", min=0.1, help="Of a strategy on a problem in one process.")
+        float, typer.Option(metavar="SECONDS", min=0.1, help="For a strategy on a problem in one process.")
     ] = 600.0,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, with the SHA-256 of every output.")] = False,
     quiet: Quiet = False,
 ) -> None:
     """Say whether results repeat bit for bit: from run to run, and from process to process.
 
-    The inputs stay the same. The memory and its alignment, what outputs hold before, and what runs before and beside
-    change. REPEATS: all outputs of all runs are equal. DIFFERS: they are not, which need not be wrong (`gpucnn verify`
-    says whether it is), but ends in exit code 1 as FAILED does.
+    The inputs stay the same.  The memory and its alignment, what outputs hold before, and what runs before and beside
+    change.  REPEATS: all outputs of all runs are equal.  DIFFERS: they are not, which need not be wrong: `gpucnn
+    verify` says whether it is.
+
+    With --quiet stdout has nothing, or what --json asks for, and stderr what DIFFERS or FAILED.
+
+    Exit codes: 0 fine; 1 results DIFFER, or a strategy FAILED; 2 the command cannot be carried out; 130 interrupted.
 
     Examples:
 
         gpucnn bitwise smoke
-
         gpucnn bitwise vgg16 --strategy torch --runs 100 --processes 5 --threads 1
-
-        gpucnn bitwise --strategy mine.py mb8ic64ih56oc64kh3ph1 --quiet
+        gpucnn bitwise mb8ic64ih56oc64kh3ph1 --strategy mine.py --quiet
     """
     from .. import bitwise
     from ..forecast import Forecast, cost
@@ -94,7 +96,7 @@ def bitwise(
         raise typer.Exit(130) from None
     if as_json:
         print(json.dumps([_row(job, outcome) for job, outcome in outcomes], indent=2))
-    elif not quiet:
+    else:
         _print(outcomes)
         say(f"Each ran {runs} times in each of {processes + len(threads or [])} processes.")
     if any(outcome.verdict in bitwise.FAULTS for _, outcome in outcomes):

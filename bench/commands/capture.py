@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import runpy
 import shlex
 import sys
@@ -12,14 +13,16 @@ from typing import Annotated
 import typer
 
 from .. import UsageError
-from ..console import say, warn
+from ..console import hush, say, tell, warn
 
 
 def capture(
-    script: Annotated[Path, typer.Argument(metavar="SCRIPT.py")],
+    script: Annotated[Path, typer.Argument(metavar="SCRIPT.py", help="The script.")],
     words: Annotated[
         list[str] | None,
-        typer.Argument(metavar="ARGS", help="The script's own; options that gpucnn has, too, after `--`."),
+        typer.Argument(
+            metavar="ARGUMENT", help="The script's own; options that gpucnn has, too, after `--`.", show_default=False
+        ),
     ] = None,
     out: Annotated[
         Path | None,
@@ -27,24 +30,34 @@ def capture(
     ] = None,
     name: Annotated[
         str | None,
-        typer.Option(help="The network's. Default: the class of the module that is called.", show_default=False),
+        typer.Option(
+            metavar="NAME", help="The network's. Default: the class of the module that is called.", show_default=False
+        ),
     ] = None,
     once: Annotated[
         bool,
         typer.Option("--once", help="Count no forward pass that repeats an earlier one: of a loop, one network."),
+    ] = False,
+    quiet: Annotated[  # no -q, which would be taken out of the script's own words
+        bool, typer.Option("--quiet", callback=hush, is_eager=True, help="stdout has only the path of the suite.")
     ] = False,
 ) -> None:
     """Run a Python script, and write a suite of the problems that its torch models run, with how often each occurs.
 
     Recorded are convolutions, poolings, softmax, log_softmax, cross entropy and linear layers of forward passes; warned
     of is what cannot be: 3-D, transposed, quantised, attention, TorchScript.  A script that builds its model on torch's
-    device `meta` computes nothing.  Where a script fails, what it has run is written, and the exit code is 1.
+    device `meta` computes nothing.
+
+    With --quiet stdout has one line, the path of the suite; what the script prints goes to stderr.
+
+    Exit codes: 0 fine; 1 the script fails (what it has run is written all the same), or runs no such layer; 2 the
+    command cannot be carried out; 130 interrupted.
 
     Examples:
 
+        gpucnn capture train.py --once
         gpucnn capture infer.py --batch-size 32 --out mine.txt
-
-        gpucnn capture --once train.py && gpucnn bench train.suite.txt
+        gpucnn bench $(gpucnn capture --quiet train.py) --strategy torch
     """
     if not script.is_file():
         raise UsageError(f"{script} is no file")
@@ -65,7 +78,8 @@ def capture(
     sys.argv, sys.path[0] = [str(script), *(words or [])], str(script.parent.resolve())
     code, ended = 0, ""
     try:
-        with recording(name=name, once=once) as captured:
+        printed = contextlib.redirect_stdout(sys.stderr) if quiet else contextlib.nullcontext()
+        with recording(name=name, once=once) as captured, printed:
             try:
                 runpy.run_path(str(script), run_name="__main__")
             except SystemExit as exit_:
@@ -84,6 +98,9 @@ def capture(
     found = captured.problems
     calls = sum(problem.count for problem in found)
     said = f"{calls} calls, {len(found)} problems" if found else "no convolution, pooling, softmax or linear layer ran"
-    say(f"{ended}: {said}, written to {out}" if ended else f"{said[0].upper()}{said[1:]}, written to {out}")
+    tell_it = say if found and not ended else tell
+    tell_it(f"{ended}: {said}, written to {out}" if ended else f"{said[0].upper()}{said[1:]}, written to {out}")
+    if quiet:
+        print(out)
     if code or not found:
         raise typer.Exit(code or 1)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .. import UsageError
-from ..console import one_of, output, progress, say, warn
+from ..console import Quiet, one_of, output, progress, say, tell, warn
 from ..options import Batches, Device, Dtypes, Layout, Operations, Patterns, Seed, Timeout
 
 if TYPE_CHECKING:
@@ -45,22 +45,26 @@ def compare(
     device: Device = "auto",
     seed: Seed = 0,
     threshold: Annotated[
-        float, typer.Option(metavar="PERCENT", min=0.1, max=100, help="What is within this of the other is SAME.")
+        float, typer.Option(metavar="PERCENT", min=0.1, max=100, help="Times within this of each other are the SAME.")
     ] = 5.0,
     caches: Annotated[
-        str, typer.Option(help="cold, warm or auto: cold on a GPU; on a host, where a flush takes long, warm.")
+        str,
+        typer.Option(
+            metavar="CACHES", help="cold, warm or auto: cold on a GPU; on a host, where a flush takes long, warm."
+        ),
     ] = "auto",
     time_budget: Annotated[
         float | None,
         typer.Option(
-            metavar="SECONDS", min=0, help="Of sampling, for all together. Default: 5 for each.", show_default=False
+            metavar="SECONDS", min=0, help="For sampling, all together. Default: 5 for each.", show_default=False
         ),
     ] = None,
     any_machine: Annotated[
         bool, typer.Option("--any-machine", help="Compare records of different hardware too.")
     ] = False,
     timeout: Timeout = None,
-    form: Annotated[str, typer.Option("--format", help=f"{', '.join(FORMATS)}.")] = "terminal",
+    form: Annotated[str, typer.Option("--format", metavar="FORMAT", help=f"{', '.join(FORMATS)}.")] = "terminal",
+    quiet: Quiet = False,
 ) -> None:
     """Say what is slower, faster or the same: two files of records, two strategies, or two revisions of the code.
 
@@ -68,20 +72,19 @@ def compare(
     records only what they hold can be said.  A word is a file of records (.jsonl), else a strategy (a name or a
     FILE.py), else a checkout's folder, else a git revision (a branch that is named as a strategy: heads/NAME).
 
-    Exit codes: 0 SAME or FASTER; 1 anything is SLOWER, or BROKEN (it passed before, and does not now); 3 AMBIGUOUS:
-    something may be slower; 2 the command cannot be carried out.
+    With --quiet stdout has the verdict, one word, or the document that --format asks for, and stderr what is SLOWER or
+    BROKEN.
+
+    Exit codes: 0 SAME or FASTER; 1 anything is SLOWER, or BROKEN (it passed before, and does not now); 2 the command
+    cannot be carried out; 3 AMBIGUOUS: something may be slower, or nothing could be compared; 130 interrupted.
 
     Examples:
 
         gpucnn compare before.jsonl after.jsonl --format markdown
-
-        gpucnn compare main . resnet50 --strategy 'cupy_*'      the working tree against main
-
+        gpucnn compare main . resnet50 --strategy 'cupy_*'    # the working tree
         gpucnn compare main~1 HEAD smoke
-
-        gpucnn compare torch numpy_im2col_gemm smoke            measured now
-
-        gpucnn compare torch mine.py results/host/smoke.jsonl   as recorded
+        gpucnn compare torch numpy_im2col_gemm smoke          # measured now
+        gpucnn compare torch mine.py smoke.jsonl              # as recorded
     """
     from .. import verdicts
 
@@ -101,8 +104,13 @@ def compare(
         problems = _problems(sources, operations, batches, dtypes, layout)
         asked = _Asked(problems, patterns or [], seed, threshold / 100, time_budget)
         result = _measured(kind, before, after, asked, device, caches, timeout)
+    if quiet:
+        for line in verdicts.wrong(result):
+            tell(line)
     if form == "terminal":
         verdicts.show(result, output())
+        if quiet:
+            print(result.verdict)
     else:
         text = {"markdown": verdicts.markdown, "csv": verdicts.csv, "json": verdicts.to_json}[form](result)
         print(text, end="" if form == "csv" else "\n")
@@ -222,7 +230,7 @@ def _measured(
                     advance("", verdicts.said(judge.line(found[-1])) or f"not compared {job}")
         except KeyboardInterrupt:
             interrupted = True
-            say(f"Interrupted: {len(found)} of {len(jobs)} were compared.")
+            tell(f"Interrupted: {len(found)} of {len(jobs)} were compared.")
     result = compare.Result(names[0], names[1], tuple(found), judge)
     if interrupted:
         verdicts.show(result, output())

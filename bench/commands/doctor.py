@@ -19,8 +19,10 @@ STYLES = {"ok": "green", "note": "yellow", "missing": "cyan", "broken": "bold re
 def doctor(as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) -> None:
     """Look at this machine: hardware, drivers, libraries, compilers, disks, timer; and say what is missing for what.
 
-    A part that is missing switches something off, which is said, with the command that brings it; the exit code is 1
-    only where something that is there does not work.
+    A part that is missing switches something off, which is said, with the command that brings it.  A timer that does
+    not measure what takes a known time as long is broken.
+
+    Exit codes: 0 fine, whatever is missing; 1 something that is there does not work; 2 the command is misspelt.
     """
     from .. import doctor
 

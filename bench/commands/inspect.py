@@ -10,7 +10,7 @@ import typer
 from ...kernels.emulator import CompileError
 from ...kernels.problem import OPERATIONS
 from .. import UsageError
-from ..console import one_of, output, progress, say, warn
+from ..console import Quiet, one_of, output, progress, tell, warn
 from ..options import Operations
 
 
@@ -25,7 +25,7 @@ def inspect_kernels(
     ] = None,
     archs: Annotated[
         list[str] | None,
-        typer.Option("--arch", help="Compile for this architecture; repeatable. Default: sm_80 and sm_90."),
+        typer.Option("--arch", metavar="ARCH", help="Compile for this one; repeatable. Default: sm_80 and sm_90."),
     ] = None,
     operations: Operations = None,
     lines: Annotated[
@@ -33,8 +33,8 @@ def inspect_kernels(
         typer.Option(
             "--problem",
             metavar="PROBLEM",
-            help="Strategies' kernels for this problem (suite, file); repeatable. Default: a layer of each operator, "
-            "in float32 and, with channels last, in float16.",
+            help="Compile strategies' kernels for this problem (or suite, or file); repeatable. Default: a layer of "
+            "each operator, in float32 and, with channels last, in float16.",
             show_default=False,
         ),
     ] = None,
@@ -44,7 +44,8 @@ def inspect_kernels(
         typer.Option(
             "--kernel",
             metavar="NAME",
-            help="Of a file, with template arguments: 'scale<float>'; repeatable. Default: all that are no templates.",
+            help="Only this one of a FILE.cu, with template arguments: 'scale<float>'; repeatable. Default: all "
+            "but templates.",
             show_default=False,
         ),
     ] = None,
@@ -53,21 +54,29 @@ def inspect_kernels(
         typer.Option(
             min=1,
             max=1024,
-            help="Threads a block of a file's kernels. Default: __launch_bounds__, or 256.",
+            metavar="N",
+            help="Threads of a block of a FILE.cu's kernels. Default: __launch_bounds__, or 256.",
             show_default=False,
         ),
     ] = None,
-    shared: Annotated[int, typer.Option(metavar="BYTES", min=0, help="Dynamic shared memory of a file's kernels.")] = 0,
+    shared: Annotated[
+        int, typer.Option(metavar="BYTES", min=0, help="Dynamic shared memory of a FILE.cu's kernels.")
+    ] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Compile kernels with no GPU: registers, spills, shared memory, occupancy and instructions.
 
-    Kernels that take more than their strategy's budget, or than a multiprocessor has, are marked.
+    Kernels that take more than their strategy's budget, or than a multiprocessor has, are marked.  With --quiet stdout
+    has nothing, or what --json asks for, and stderr what such kernels take.
+
+    Exit codes: 0 fine; 1 a kernel does not compile, or takes more than it may; 2 the command cannot be carried out; 130
+    interrupted.
 
     Examples:
 
-        gpucnn inspect cupy_direct triton_implicit_gemm --arch sm_90 --problem mb8ic64ih56oc64kh3ph1 --all-configs
-
+        gpucnn inspect 'cupy_*' --op softmax --arch sm_90
+        gpucnn inspect cupy_direct --problem mb8ic64ih56oc64kh3ph1 --all-configs
         gpucnn inspect mine.cu --kernel 'scale<float>' --block 128 --json
     """
     from ...kernels.offline import MULTIPROCESSORS, disassembler
@@ -95,7 +104,7 @@ def inspect_kernels(
                     rows.append(job.compile())
                     advance("", f"{job.strategy.name} {job.arch} {job.problem}")
     except CompileError as error:
-        say(f"gpucnn: error: {error}")
+        tell(f"gpucnn: error: {error}")
         raise typer.Exit(1) from None
     if not disassembler():
         warn("there is no cuobjdump, neither Triton's nor in the PATH: instructions are not counted.")
@@ -104,5 +113,9 @@ def inspect_kernels(
         print(inspect.to_json(rows, skipped))
     else:
         inspect.show(rows, skipped, output())
-    if any(row.faults for row in rows):
+    faults = [fault for row in rows for fault in inspect.faults(row)]
+    if quiet:
+        for fault in faults:
+            tell(fault)
+    if faults:
         raise typer.Exit(1)

@@ -17,16 +17,17 @@ from ..console import one_of, output
 
 def list_all(
     what: Annotated[
-        str, typer.Argument(metavar="[strategies|suites]", help="What to list.", show_default=False)
+        str, typer.Argument(metavar="strategies|suites", help="What to list. Default: strategies.", show_default=False)
     ] = "strategies",
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
     """List every strategy, its operators, and whether it runs on this machine, or why not; or every suite.
 
+    Exit codes: 0; 2 there is no such list.
+
     Examples:
 
         gpucnn list
-
         gpucnn list suites --json
     """
     one_of("the list", [what], ("strategies", "suites"))

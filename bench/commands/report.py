@@ -8,27 +8,32 @@ from typing import Annotated
 import typer
 
 from .. import UsageError, records
-from ..console import say, warn
+from ..console import Quiet, say, warn
 
 
 def report(
     paths: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="[RECORDS]...", help="Default: the newest in results/.", show_default=False),
+        typer.Argument(
+            metavar="RECORDS", help="Files of records. Default: the newest in results/.", show_default=False
+        ),
     ] = None,
-    out: Annotated[Path, typer.Option(help="The page.")] = Path("report.html"),
+    out: Annotated[Path, typer.Option(metavar="FILE.html", help="The page.")] = Path("report.html"),
     png: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Every chart as PNG, too.", show_default=False)
+        Path | None, typer.Option(metavar="FOLDER", help="Write every chart as PNG, too.", show_default=False)
     ] = None,
+    quiet: Quiet = False,
 ) -> None:
     """Make one page of HTML of records: what was measured on what, who wins, charts, and every record.
 
-    It holds all it needs and loads nothing.  Records of several machines are kept apart.
+    The page holds all it needs and loads nothing.  Records of several machines are kept apart.  With --quiet stdout has
+    the path of each file that was written, one a line.
+
+    Exit codes: 0; 2 the records cannot be read, there are none, or the page cannot be written.
 
     Examples:
 
         gpucnn report
-
         gpucnn report results/*/smoke.jsonl --out smoke.html --png plots
     """
     try:
@@ -49,3 +54,5 @@ def report(
         except OSError as error:
             raise UsageError(f"{path} cannot be written: {error.strerror}") from None
     say(f"{out}: {len(sources)} records" + (f"; {len(files) - 1} charts in {png}" if png else ""))
+    if quiet:
+        print(*files, sep="\n")

@@ -14,16 +14,19 @@ from ..console import one_of, output, warn
 def table(
     path: Annotated[
         Path | None,
-        typer.Argument(metavar="[RECORDS]", help="Default: the newest in results/.", show_default=False),
+        typer.Argument(
+            metavar="RECORDS", help="A file of records. Default: the newest in results/.", show_default=False
+        ),
     ] = None,
-    form: Annotated[str, typer.Option("--format", help="terminal, markdown or csv.")] = "terminal",
+    form: Annotated[str, typer.Option("--format", metavar="FORMAT", help="terminal, markdown or csv.")] = "terminal",
 ) -> None:
-    """Tabulate records.
+    """Tabulate records: a table for each operator, dtype and machine, with the best of each row marked.
+
+    Exit codes: 0; 2 the records cannot be read, or there are none.
 
     Examples:
 
         gpucnn table
-
         gpucnn table results/nvidia-h200/smoke.jsonl --format markdown
     """
     one_of("--format", [form], ("terminal", "markdown", "csv"))

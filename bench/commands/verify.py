@@ -47,7 +47,10 @@ def verify(
     device: Device = "auto",
     seed: Seed = 0,
     order: Annotated[
-        str, typer.Option(help=f"Of blocks and threads, where CUDA C runs on the host: {', '.join(ORDERS)}.")
+        str,
+        typer.Option(
+            metavar="ORDER", help=f"Of blocks and threads of CUDA C that runs on the host: {', '.join(ORDERS)}."
+        ),
     ] = ORDERS[0],
     sanitize: Sanitizers = None,
     timeout: Timeout = None,
@@ -58,13 +61,15 @@ def verify(
 
     With --quiet stdout stays empty, and stderr has what FAILED or is MISTRUSTED.
 
+    Exit codes: 0 fine; 1 a strategy FAILED, or its data were MISTRUSTED: they could not have shown a fault; 2 the
+    command cannot be carried out; 130 interrupted.
+
     Examples:
 
         gpucnn verify smoke
-
-        gpucnn verify --strategy 'triton_*' --device cpu g2mb1ic4ih9oc4kh3ph1
-
-        gpucnn verify --strategy 'cupy_*' --device cpu --sanitize thread mb2ic5ih9oc7kh3ph1
+        gpucnn verify edge_cases --strategy mine.py
+        gpucnn verify --strategy 'triton_*' --device cpu mb1ic4ih9oc4kh3ph1
+        gpucnn verify lenet5 --strategy 'cupy_*' --device cpu --sanitize thread
     """
     one_of("--order", [order], ORDERS)
     if "thread" in one_of("--sanitize", sanitize or [], SANITIZERS) and set(sanitize or []) != {"thread"}:
@@ -82,8 +87,7 @@ def verify(
     except KeyboardInterrupt:
         tell(f"Interrupted: {len(jobs) - len(verdicts)} of {len(jobs)} were not verified.")
         raise typer.Exit(130) from None
-    if not quiet:
-        _print_verdicts(verdicts)
+    _print_verdicts(verdicts)
     if any(verdict.verdict in FAULTS for _, verdict in verdicts):
         raise typer.Exit(1)
 
