@@ -39,8 +39,10 @@ if TYPE_CHECKING:
 
 THRESHOLD = 0.05
 LEVEL = 0.95
+DISTURBED = 0.1  # of samples taken, from which on it is said that the machine did other work
 RESAMPLES = 500  # of a standard error they leave 3%
 FEWEST_PLACES = 8  # whose spread tells how much the place in memory matters
+FARTHEST = 1e6  # a ratio that is told from a larger one; of very few samples an interval reaches anywhere
 FEWEST = 6  # samples of a side: the span of five holds their median with less than 95%
 VERDICTS = ("BROKEN", "SLOWER", "AMBIGUOUS", "FASTER", "SAME", "FIXED", "ONLY BEFORE", "ONLY AFTER")
 _TO_SIGMA = 1 / NormalDist().inv_cdf(0.75)  # of a normal distribution: standard deviation / median deviation
@@ -69,8 +71,9 @@ class Estimate:
 
     def interval(self, level: float) -> Interval:
         reach = max(t_quantile((1 + level) / 2, freedom) * sd for sd, freedom in self.errors) + self.margin
-        centres = (self.log, self.log - self.drift)
-        return Interval(*(math.exp(value) for value in (self.log, min(centres) - reach, max(centres) + reach)))
+        centres, most = (self.log, self.log - self.drift), math.log(FARTHEST)
+        ends = (self.log, min(centres) - reach, max(centres) + reach)
+        return Interval(*(math.exp(max(-most, min(end, most))) for end in ends))
 
 
 @dataclass(frozen=True)
@@ -319,6 +322,16 @@ class Result:
     comparisons: tuple[Comparison, ...]
     judge: Judge
     warnings: tuple[str, ...] = ()
+
+    @property
+    def disturbed(self) -> str:
+        """A sentence where many samples were disturbed, else ""."""
+        sides = [side for one in self.comparisons for side in (one.before, one.after) if side is not None]
+        lost = sum(side.disturbed for side in sides)
+        taken = lost + sum(side.n for side in sides)
+        if lost < DISTURBED * taken or not lost:
+            return ""
+        return f"Other work took a core during {lost / taken:.0%} of {taken} samples, which were taken again."
 
     @cached_property
     def lines(self) -> list[Line]:

@@ -226,19 +226,22 @@ class _Elsewhere(Machine):
 class _Process:
     """The process, and what comes from it.
 
-    spent_s  on each step of what it was asked last
+    spent_s   on each step of what it was asked last
+    packages  a folder in which it finds `gpucnn`, in place of where this process does
     """
 
-    def __init__(self, settings: Settings, memory_bytes: int | None) -> None:
+    def __init__(self, settings: Settings, memory_bytes: int | None = None, packages: Path | None = None) -> None:
         self.ready, self._killed, self.spent_s, self._step, self._since = False, False, {}, "start", _now()
+        self._looked = self._since
         self._memory_bytes = memory_bytes or int(MEMORY_SHARE * host_free_bytes())
         self._messages, self._inbox, self._tail = Messages(), [], b""
         self._socket, theirs = socket.socketpair()
         send(self._socket, settings)  # it waits there
         start = f"from {worker.__name__} import main; main()"
         command = [sys.executable, "-c", start, str(theirs.fileno()), str(os.getpid())]
+        path = [str(packages), *sys.path] if packages else sys.path
         # It finds what this process finds, and no module that happens to lie in the current folder besides.
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONSAFEPATH": "1"}
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path), "PYTHONSAFEPATH": "1"}
         environment |= thread_variables(len(os.sched_getaffinity(0)))
         with theirs:
             self._process = subprocess.Popen(
@@ -264,10 +267,10 @@ class _Process:
             os.set_blocking(source.fileno(), False)
             self._selector.register(source, selectors.EVENT_READ)
 
-    def ask(self, message: Any) -> float:
-        """Send it; when that was."""
+    def ask(self, message: Any, step: str = "start") -> float:
+        """Send it; when that was.  `step` is what it begins with."""
         self._collect(0)
-        self.spent_s, self._step, self._tail, self._inbox, begun = {}, "start", b"", [], _now()
+        self.spent_s, self._step, self._tail, self._inbox, begun = {}, step, b"", [], _now()
         self._socket.setblocking(True)
         try:
             send(self._socket, message)
@@ -289,6 +292,9 @@ class _Process:
                 most_s = limit_s * PATIENCE.get(self._step, 1)
                 if _now() - self._since > most_s:
                     self._lost(f"it did not end within {most_s:.3g} s")
+            if _now() - self._looked < POLL_S:  # looking takes longer than many a sample
+                continue
+            self._looked = _now()
             if self._memory() > self._memory_bytes:
                 self._lost(f"it took more than {self._memory_bytes / 2**30:.3g} GiB of memory")
 

@@ -48,6 +48,10 @@ class Settings:
     device: str
     cache_bytes: int = dataclasses.field(default_factory=host_cache_bytes)
 
+    def judge(self) -> InProcess:
+        """What carries out the tasks of such a process."""
+        return InProcess(Machine(self.device), cache_bytes=self.cache_bytes)
+
 
 @dataclass(frozen=True)
 class Task:
@@ -64,6 +68,12 @@ class Task:
     budget_s: float | None
     emulated: Options
     text: bytes | None = None
+
+    def carried_out(self, judge: InProcess, steps: Steps) -> Outcome:
+        steps("compilation")
+        job = runner.Job(parse(self.problem), load(self.entry, self.text))
+        with configure(**{field.name: getattr(self.emulated, field.name) for field in dataclasses.fields(Options)}):
+            return judge.run(job, self.seed, self.budget_s, steps)
 
 
 @dataclass(frozen=True)
@@ -336,8 +346,8 @@ def _serve(stream: socket.socket) -> None:
     while data := stream.recv(1 << 16):
         for message in messages.take(data):
             if worker is None:  # the first are its settings
-                machine = Machine(message.device)
-                worker = InProcess(machine, cache_bytes=message.cache_bytes)
+                worker = message.judge()
+                machine = worker.machine
                 send(stream, Ready(machine.device, machine.hardware, machine.threads, machine.provenance()))
                 continue
             answer = _carried_out(message, worker, lambda began: send(stream, began))
@@ -351,18 +361,9 @@ def _carried_out(message: Any, worker: InProcess, said: Callable[[Began], None])
     if isinstance(message, str):
         return worker.machine.ceiling(message)
     steps = Steps(said)
-    if isinstance(message, Describe):
-        return message.carried_out(worker, steps)
     try:
-        return _task(message, worker, steps)
+        return message.carried_out(worker, steps)
     except BaseException as error:  # here it is a strategy's, even if it says that it comes from the keyboard
         steps.end()
         verdict = Verdict("FAILED", raised(steps.name, error))
         return Outcome(verdict, worker.machine.provenance(), spent_s=steps.spent_s, clean=False)
-
-
-def _task(task: Task, worker: InProcess, steps: Steps) -> Outcome:
-    steps("compilation")
-    job = runner.Job(parse(task.problem), load(task.entry, task.text))
-    with configure(**{field.name: getattr(task.emulated, field.name) for field in dataclasses.fields(Options)}):
-        return worker.run(job, task.seed, task.budget_s, steps)
