@@ -13,14 +13,14 @@ import warnings
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from ..kernels import __version__
 from ..kernels.problem import Problem, parse
-from ..kernels.strategy import load
+from ..kernels.strategy import Strategy, load
 from . import UsageError, isolation, runner
 from .machine import Machine
+from .own import Described, Source
 from .records import SCHEMA, Record, from_json, to_json
 from .runner import Job
 from .worker import Worker
@@ -35,6 +35,7 @@ READY_S = 120.0  # for a cluster to start its workers
 POLL_S = 1.0
 
 Group = list[Job]  # the jobs of one problem
+_Sent = tuple[str, str, Strategy | None, Source | None]  # of a job: problem, entry; what stands for a person's file
 Share = tuple[int, int] | None  # of a host's threads: which, and how many there are in each; None for a GPU
 
 
@@ -89,6 +90,9 @@ class Here:
     def machines(self) -> list[Machine]:
         return [self.worker.machine]
 
+    def describe(self, sources: Sequence[Source]) -> Sequence[Strategy]:
+        return self.worker.describe(sources)
+
     def bench(self, jobs: Sequence[Job], seed: int, budget_s: float | None) -> Iterator[Record]:
         return runner.bench(jobs, self.worker, seed, budget_s)
 
@@ -121,9 +125,12 @@ class _Worker:
         machine = self._isolated.machine
         return Member(socket.gethostname(), machine.hardware, machine.threads, __version__, SCHEMA)
 
-    def bench(self, jobs: list[tuple[str, str]], seed: int, budget_s: float | None) -> Iterator[str]:
-        """Jobs as problem and entry -> records as lines, as soon as each is known."""
-        mine = [Job(parse(problem), load(entry), entry if entry.endswith(".py") else None) for problem, entry in jobs]
+    def describe(self, sources: list[Source]) -> list[Described]:
+        return self._isolated.describe(sources)
+
+    def bench(self, jobs: list[_Sent], seed: int, budget_s: float | None) -> Iterator[str]:
+        """Jobs -> records as lines, as soon as each is known."""
+        mine = [Job(parse(problem), own or load(entry), source) for problem, entry, own, source in jobs]
         for record in runner.bench(mine, self._isolated, seed, budget_s):
             yield to_json(record)
 
@@ -233,6 +240,17 @@ class Cluster:
         lines = str(cause).strip().splitlines() or [type(cause).__name__]
         self._warn(f"a worker{f' on {member.node}' if member else ''} of the Ray cluster is lost: {lines[0]}")
 
+    def describe(self, sources: Sequence[Source]) -> list[Described]:
+        """By the account of a worker, which has the packages that judge.  Raises UsageError."""
+        for actor in list(self._actors):
+            try:
+                return self._ray.get(actor.describe.remote(list(sources)))
+            except self._ray.exceptions.RayTaskError as error:
+                raise error.cause from None
+            except self._ray.exceptions.RayError as error:
+                self._lose(actor, error)
+        raise UsageError("no worker of the Ray cluster is left")
+
     def bench(self, jobs: Sequence[Job], seed: int, budget_s: float | None = None) -> Iterator[Record]:
         """Records as they come.  Ends early where `budget_s` is spent.
 
@@ -269,7 +287,7 @@ class Cluster:
                 waiting.clear()
 
     def _begin(self, actor: Any, group: Group, seed: int, budget_s: float | None) -> Any:
-        jobs = [(str(job.problem), str(Path(job.entry).resolve()) if job.file else job.entry) for job in group]
+        jobs = [(str(job.problem), job.entry, job.source and job.strategy, job.source) for job in group]
         return actor.bench.options(num_returns="streaming").remote(jobs, seed, budget_s)
 
     def _again(self, group: Group, lost: Counter[Problem], waiting: deque[Group]) -> None:

@@ -39,8 +39,10 @@ if TYPE_CHECKING:
 
 THRESHOLD = 0.05
 LEVEL = 0.95
+DISTURBED = 0.1  # of samples taken, from which on it is said that the machine did other work
 RESAMPLES = 500  # of a standard error they leave 3%
 FEWEST_PLACES = 8  # whose spread tells how much the place in memory matters
+FARTHEST = 1e6  # a ratio that is told from a larger one; of very few samples an interval reaches anywhere
 FEWEST = 6  # samples of a side: the span of five holds their median with less than 95%
 VERDICTS = ("BROKEN", "SLOWER", "AMBIGUOUS", "FASTER", "SAME", "FIXED", "ONLY BEFORE", "ONLY AFTER")
 _TO_SIGMA = 1 / NormalDist().inv_cdf(0.75)  # of a normal distribution: standard deviation / median deviation
@@ -69,8 +71,9 @@ class Estimate:
 
     def interval(self, level: float) -> Interval:
         reach = max(t_quantile((1 + level) / 2, freedom) * sd for sd, freedom in self.errors) + self.margin
-        centres = (self.log, self.log - self.drift)
-        return Interval(*(math.exp(value) for value in (self.log, min(centres) - reach, max(centres) + reach)))
+        centres, most = (self.log, self.log - self.drift), math.log(FARTHEST)
+        ends = (self.log, min(centres) - reach, max(centres) + reach)
+        return Interval(*(math.exp(max(-most, min(end, most))) for end in ends))
 
 
 @dataclass(frozen=True)
@@ -320,6 +323,16 @@ class Result:
     judge: Judge
     warnings: tuple[str, ...] = ()
 
+    @property
+    def disturbed(self) -> str:
+        """A sentence where many samples were disturbed, else ""."""
+        sides = [side for one in self.comparisons for side in (one.before, one.after) if side is not None]
+        lost = sum(side.disturbed for side in sides)
+        taken = lost + sum(side.n for side in sides)
+        if lost < DISTURBED * taken or not lost:
+            return ""
+        return f"Other work took a core during {lost / taken:.0%} of {taken} samples, which were taken again."
+
     @cached_property
     def lines(self) -> list[Line]:
         """Every comparison that says something, the most important first."""
@@ -470,9 +483,9 @@ def _result(
 
 
 def _keyed(frame: pd.DataFrame, any_machine: bool) -> dict[Key, Row]:
-    """Each record by what makes it comparable with another; of several the last."""
+    """Each record that is not outdated by what makes it comparable with another; of several the last."""
     rows = {}
-    for row in frame.to_dict("records"):
+    for row in frame.loc[~frame["outdated"]].to_dict("records"):
         rows[row["problem"], row["strategy"], "" if any_machine else row["hardware"]] = row
     return rows
 
@@ -505,6 +518,14 @@ def differences(
             warnings.append(
                 f"{column} differs: {', '.join(first) or 'none'} before, {', '.join(again) or 'none'} after."
             )
+    for name in dict.fromkeys(values(before, "strategy")):
+        first, again = (
+            values(frame[(frame["strategy"] == name) & ~frame["outdated"]], "source_sha256")
+            for frame in (before, after)
+        )
+        if first and again and first != again:
+            shown = (", ".join(digest[:12] for digest in digests) for digests in (first, again))
+            warnings.append("{} is of other text: SHA-256 {} before, {} after.".format(name, *shown))
     packages = dict.fromkeys(name for frame in (before, after) for versions in frame["versions"] for name in versions)
     for name in packages:
         first, again = (

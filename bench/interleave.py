@@ -5,8 +5,9 @@ it alike.  A side is validated first; only what PASSED is timed.  Each has sever
 in memory alone may cost some percent: a block of turns takes one copy of each side, the next block others.  Measuring
 goes on, by twice as many turns each time, until the interval allows a verdict or the time is spent.
 
-A side runs in this process (`Here`), or in one of its own with the kernels of another checkout (`Worker`).  The bench
-and the reference are this checkout's for both: there is one judge.
+A side is sampled by `Here`, in a process of bench/isolation.py: two strategies share one, so that they share their
+places in memory; revisions have processes of their own, with the kernels of a checkout.  The bench and the reference
+are this checkout's for both: there is one judge.
 """
 
 from __future__ import annotations
@@ -14,30 +15,27 @@ from __future__ import annotations
 import contextlib
 import fnmatch
 import gc
-import json
-import os
 import resource
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
 from ..kernels.problem import Problem, ProblemError, parse
-from ..kernels.strategy import Strategy, strategies
-from . import UsageError
+from ..kernels.strategy import Strategy, load, strategies
+from . import UsageError, isolation, worker
 from .buffers import Subject
 from .compare import Comparison, Estimate, Judge, Side, paired
-from .machine import Machine, host_cache_bytes
+from .machine import Machine
 from .oracle import Oracle, oracles
+from .records import Timing
 from .runner import too_large
-from .timing import GpuTimer, HostTimer
-from .validate import raised, validate
+from .timing import GpuTimer, HostTimer, Timer
+from .validate import after_timing, raised, validate
 
 BLOCK = 4  # turns in one copy of each side's arrays; each side comes first in two, and in every other block at first
 LOOKS = tuple(16 << doubling for doubling in range(7))  # turns after which it is asked whether a verdict is possible
@@ -57,6 +55,7 @@ class Prepared:
     message: str = ""
     methods: tuple[str, ...] = ()
     copies: int = 0
+    either: bool = False  # whether it may be the fault of another side in the same process
 
 
 class Runner(Protocol):
@@ -77,6 +76,10 @@ class Runner(Protocol):
         """
         ...
 
+    def check(self, us: float) -> Prepared:
+        """Whether what was sampled, and took so many microseconds, is still right."""
+        ...
+
 
 class Here:
     """Runs strategies in this process.
@@ -85,13 +88,12 @@ class Here:
     other  the other side, where that runs in this process too: its arrays are taken, so that both have the same place
     """
 
-    def __init__(
-        self, machine: Machine, timer: HostTimer | GpuTimer, cold: bool, find: Find, other: Here | None = None
-    ) -> None:
+    def __init__(self, machine: Machine, timer: Timer, cold: bool, find: Find, other: Here | None = None) -> None:
         self._machine, self._timer, self._cold, self._find, self._other = machine, timer, cold, find, other
         self._samples: dict[str, list[Sample]] = {}
         self._subjects: tuple[tuple[Problem, str], list[Subject]] | None = None
         self._place: int | None = None
+        self._judged: tuple[Strategy, Problem, int] | None = None
 
     def twin(self) -> Here:
         """Another side in this process, timed by the same timer."""
@@ -105,16 +107,20 @@ class Here:
 
         return [strategy.name for strategy in strategies(problem.operation) if wanted(strategy)]
 
-    def prepare(self, problem: Problem, name: str, seed: int) -> Prepared:
-        self._samples, self._subjects, self._place = {}, None, None
+    def prepare(
+        self, problem: Problem, name: str, seed: int, steps: Callable[[str], None] = lambda step: None
+    ) -> Prepared:
+        self._samples, self._subjects, self._place, self._judged = {}, None, None, None
         strategy = self._find(problem, name)
         if strategy is None:
             return Prepared("UNSUPPORTED", f"It does not compute {problem.operation}.")
         if reason := too_large(problem, self._machine):
             return Prepared("SKIPPED", reason)
-        verdict = validate(strategy, problem, self._machine, _oracles(problem, seed))
+        verdict = validate(strategy, problem, self._machine, _oracles(problem, seed), began=steps)
         if verdict.subject is None:
             return Prepared(verdict.verdict, verdict.message)
+        self._judged = strategy, problem, seed
+        steps("warm-up")
         try:
             copies = _copies(verdict.subject, self._machine)
             kind = problem, strategy.library_on(self._machine.device)
@@ -131,6 +137,24 @@ class Here:
             self._samples[method][copy]()
         self._place = copy
         return self._samples[method][copy]()
+
+    def check(self, us: float) -> Prepared:
+        """Whether outputs are still right, after samples of so many microseconds."""
+        assert self._judged is not None
+        assert self._subjects is not None
+        strategy, problem, seed = self._judged
+        answers = _oracles(problem, seed)
+        try:
+            for subject in self._subjects[1]:  # the other side may have written there last
+                subject.put(answers[-1].inputs.arrays)
+                subject.clear()
+                subject()
+            self._machine.synchronize()
+        except Exception as error:
+            return Prepared("FAILED", raised("check after timing", error))
+        timing = Timing("host", (us,), (), {})
+        verdict = after_timing(self._subjects[1], strategy, problem, self._machine, answers, timing)
+        return Prepared(verdict.verdict, verdict.message)
 
 
 @lru_cache(1)
@@ -149,10 +173,11 @@ def _copies(subject: Subject, machine: Machine) -> list[Subject]:
     return copies
 
 
-def _samples(timer: HostTimer | GpuTimer, calls: Sequence[Subject], cold: bool) -> dict[str, list[Sample]]:
+def _samples(timer: Timer, calls: Sequence[Subject], cold: bool) -> dict[str, list[Sample]]:
     """How each call can be timed: the method, the best one first -> what takes a sample of it."""
     if isinstance(timer, HostTimer):
         return {"host": [_undisturbed(call, timer._flush if cold else call, timer) for call in calls]}
+    assert isinstance(timer, GpuTimer)
     with timer.on_stream(timer.stream):
         launches = {"events": list(calls), **dict([timer.launches(calls)])}
     return {method: [_on_gpu(launch, cold, timer) for launch in launches[method]] for method in reversed(launches)}
@@ -213,146 +238,211 @@ class Several:
         runners = self._runners
         return runners[copy % len(runners)].sample(method, copy // len(runners))
 
+    def check(self, us: float) -> Prepared:
+        checked = [runner.check(us) for runner in self._runners]
+        return next((one for one in checked if one.verdict != "PASSED"), checked[0])
 
-class Lost(Exception):
-    """A worker has died, with what it ran."""
+
+@dataclass(frozen=True)
+class Settings(worker.Settings):
+    """Of a process with sides in it."""
+
+    cold: bool = False
+
+    def judge(self) -> Sides:
+        return Sides(Machine(self.device), self.cold, self.cache_bytes)
 
 
-class Worker:
-    """Runs strategies in a process of its own, with the kernels of a checkout.  Raises UsageError where these do not
-    go with this bench.
+class Sides(worker.InProcess):
+    """Two sides in this process, under one seal."""
 
-    What it is asked and answers are lines of JSON.
-    """
+    def __init__(self, machine: Machine, cold: bool, cache_bytes: int | None = None) -> None:
+        super().__init__(machine, cache_bytes=cache_bytes)
+        gc.disable()  # for all of the process: it collects when it prepares
+        first = Here(machine, self._made_timer(), cold, strategy_of)
+        self.sides = first, first.twin()
 
-    def __init__(self, checkout: Path, device: str, cold: bool) -> None:
-        self._checkout, self._options = checkout, {"device": device, "cold": cold}
-        self._folder = tempfile.TemporaryDirectory(prefix="gpucnn-compare-")
-        packages = Path(self._folder.name) / "gpucnn"
-        packages.mkdir()
-        own = Path(__file__).resolve().parents[1]
-        for name, root in (("kernels", checkout.resolve()), ("reference", own), ("bench", own)):
-            (packages / name).symlink_to(root / name)
-        self._process = self._started()
+    def sealed(self, prepared: Prepared) -> Prepared:
+        """What was found; FAILED where something that judges was replaced."""
+        if replaced := self._replaced():
+            return Prepared("FAILED", replaced)
+        return prepared
 
-    def _started(self) -> subprocess.Popen[str]:
-        command = "from gpucnn.bench.interleave import serve; serve()"
-        process = subprocess.Popen(
-            [sys.executable, "-c", command],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd=self._folder.name,
-            env={**os.environ, "PYTHONPATH": self._folder.name},
-        )
-        assert process.stdin is not None
-        process.stdin.write(json.dumps(self._options) + "\n")
-        process.stdin.flush()
-        return process
 
-    def ready(self) -> None:
-        """Wait until it has started."""
+@dataclass(frozen=True)
+class Names:
+    """Asks for the names of the strategies that match."""
+
+    problem: str
+    patterns: tuple[str, ...]
+
+    def carried_out(self, judge: Sides, steps: worker.Steps) -> list[str]:
         try:
-            self._ask("ready")
-        except Lost:
-            raise UsageError(f"the kernels of {self._checkout} do not go with this bench: see above") from None
+            return judge.sides[0].names(parse(self.problem), self.patterns)
+        except ProblemError:  # older kernels do not know all problems
+            return []
 
-    def _ask(self, what: str, *arguments: Any) -> Any:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.write(json.dumps([what, *arguments]) + "\n")
-            self._process.stdin.flush()
-        line = self._process.stdout.readline()
-        if not line:
-            code = self._process.wait()
-            raise Lost(f"its process ended with {f'signal {-code}' if code < 0 else f'exit code {code}'}")
-        return json.loads(line)
 
-    def names(self, problem: Problem, patterns: Sequence[str]) -> list[str]:
-        return self._ask("names", str(problem), list(patterns))
+@dataclass(frozen=True)
+class Prepare:
+    """Asks to validate a strategy, and to keep it ready."""
 
-    def prepare(self, problem: Problem, name: str, seed: int) -> Prepared:
+    side: int
+    problem: str
+    name: str
+    seed: int
+
+    def carried_out(self, judge: Sides, steps: worker.Steps) -> Prepared:
+        steps("compilation")
+        gc.collect()
         try:
-            answer = self._ask("prepare", str(problem), name, seed)
-        except Lost as lost:
+            problem = parse(self.problem)
+        except ProblemError as error:
+            return Prepared("UNSUPPORTED", str(error))
+        return judge.sealed(judge.sides[self.side].prepare(problem, self.name, self.seed, steps))
+
+
+@dataclass(frozen=True)
+class Take:
+    """Asks for a sample."""
+
+    side: int
+    method: str
+    copy: int
+
+    def carried_out(self, judge: Sides, steps: worker.Steps) -> tuple[float, int] | Prepared:
+        try:
+            taken = judge.sides[self.side].sample(self.method, self.copy)
+        except Exception as error:  # right twice, it may still fail when it is launched often
+            return Prepared("FAILED", raised("timing", error))
+        return taken
+
+
+@dataclass(frozen=True)
+class Check:
+    """Asks whether outputs are still right."""
+
+    side: int
+    us: float
+
+    def carried_out(self, judge: Sides, steps: worker.Steps) -> Prepared:
+        if replaced := judge.sealed(Prepared("PASSED")).message:  # before it can put it back
+            return Prepared("FAILED", replaced, either=True)
+        steps("check after timing")
+        return judge.sealed(judge.sides[self.side].check(self.us))
+
+
+class Process:
+    """A process that is started again when it is of no more use; with the kernels of a checkout, where one is given."""
+
+    def __init__(self, device: str, cold: bool, timeout_s: float | None = None, checkout: Path | None = None) -> None:
+        self._settings = Settings(device, cold=cold)
+        self._device, self._timeout_s, self._checkout = device, timeout_s, checkout
+        self._limit_s = timeout_s or isolation.STEP_S
+        self._folder = tempfile.TemporaryDirectory(prefix="gpucnn-compare-") if checkout else None
+        packages = None
+        if self._folder and checkout:
+            packages = Path(self._folder.name)
+            (packages / "gpucnn").mkdir()
+            own = Path(__file__).resolve().parents[1]
+            for name, root in (("kernels", checkout.resolve()), ("reference", own), ("bench", own)):
+                (packages / "gpucnn" / name).symlink_to(root / name)
+        self._packages = packages
+        self._process: isolation._Process | None = self._started()
+
+    def _started(self) -> isolation._Process:
+        return isolation._Process(self._settings, packages=self._packages)
+
+    def allow(self, problem: Problem, name: str) -> None:
+        """Give an interpreted strategy the time that it needs, where none was said."""
+        own = None if name.endswith(".py") else strategy_of(problem, name)
+        slow = own is not None and self._device not in own.devices
+        self._limit_s = self._timeout_s or isolation.STEP_S * (isolation.INTERPRETED if slow else 1)
+
+    def ready(self) -> isolation._Process:
+        """Wait until it has started.  Raises UsageError."""
+        if self._process is None:
             self._process = self._started()
-            return Prepared("FAILED", f"{name}: {lost}")
-        return Prepared(**{**answer, "methods": tuple(answer["methods"])})
+        if not self._process.ready:
+            try:
+                self._process.answer(None, time.monotonic())
+            except isolation.Lost as lost:
+                self.close()
+                whose = f"the kernels of {self._checkout} do not go with this bench" if self._checkout else "no process"
+                raise UsageError(f"{whose}: {lost}") from None
+            self._process.ready = True
+        return self._process
 
-    def sample(self, method: str, copy: int) -> tuple[float, int]:
+    def ask(self, message: Any, step: str) -> Any:
+        """Its answer; where it is lost, or is not to be trusted any more, it is closed.  Raises isolation.Lost."""
+        process = self.ready()
         try:
-            answer = self._ask("sample", method, copy)
-        except Lost:
-            self._process = self._started()
+            begun = process.ask(message, step)
+            answer = process.answer(self._limit_s, begun)
+        except BaseException:
+            self.close()
             raise
-        if isinstance(answer, str):
-            raise Lost(answer)
-        return answer[0], answer[1]
+        if isinstance(answer, worker.Outcome):  # what is no Exception was raised
+            self.close()
+            raise isolation.Lost(answer.verdict.message)
+        if isinstance(answer, Prepared) and answer.verdict == "FAILED":
+            said = process.said() if "raised" in answer.message else ""
+            answer = replace(answer, message=f"{answer.message}  It said: {said}") if said else answer
+            self.close()
+        return answer
 
-    def __enter__(self) -> Worker:
+    def close(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process = None
+
+    def __enter__(self) -> Process:
         return self
 
     def __exit__(self, *_: object) -> None:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.close()  # the end of its questions is its end
+        self.close()
+        if self._folder:
+            self._folder.cleanup()
+
+
+class There:
+    """One side, in a process."""
+
+    def __init__(self, process: Process, side: int = 0) -> None:
+        self._process, self._side = process, side
+
+    def names(self, problem: Problem, patterns: Sequence[str]) -> list[str]:
         try:
-            self._process.wait(10)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._process.stdout.close()
-        self._folder.cleanup()
+            return self._process.ask(Names(str(problem), tuple(patterns)), "start")
+        except isolation.Lost as lost:
+            raise UsageError(f"a side cannot say which strategies it has: {lost}") from None
 
+    def prepare(self, problem: Problem, name: str, seed: int) -> Prepared:
+        self._process.allow(problem, name)
+        return self._judged(Prepare(self._side, str(problem), name, seed), "compilation")
 
-def serve() -> None:
-    """A worker's process: answer each line of its input, until there is no more."""
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what a kernel prints is no answer
-    options = json.loads(sys.stdin.readline())
-    side = here(Machine(options["device"]), options["cold"], registered)
+    def sample(self, method: str, copy: int) -> tuple[float, int]:
+        answer = self._process.ask(Take(self._side, method, copy), "timing")
+        if isinstance(answer, Prepared):
+            raise isolation.Lost(answer.message)
+        return answer
 
-    def problem_of(text: str) -> Problem | str:
+    def check(self, us: float) -> Prepared:
+        return self._judged(Check(self._side, us), "check after timing")
+
+    def _judged(self, message: Any, step: str) -> Prepared:
         try:
-            return parse(text)
-        except ProblemError as error:  # older kernels do not know all problems
-            return str(error)
-
-    def answer(what: str, *arguments: Any) -> Any:
-        if what == "sample":
-            try:
-                return side.sample(*arguments)
-            except Exception as error:
-                return raised("timing", error)
-        if what == "ready":
-            return True
-        problem = problem_of(arguments[0])
-        if what == "names":
-            return [] if isinstance(problem, str) else side.names(problem, arguments[1])
-        gc.collect()
-        prepared = (
-            Prepared("UNSUPPORTED", problem) if isinstance(problem, str) else side.prepare(problem, *arguments[1:])
-        )
-        return asdict(prepared)
-
-    gc.disable()
-    with contextlib.suppress(KeyboardInterrupt):
-        for line in sys.stdin:
-            answers.write(json.dumps(answer(*json.loads(line))) + "\n")
-            answers.flush()
+            return self._process.ask(message, step)
+        except isolation.Lost as lost:
+            return Prepared("FAILED", str(lost))
 
 
-def registered(problem: Problem, name: str) -> Strategy | None:
-    """The registry's strategy of a name, where it computes a problem's operator."""
+def strategy_of(problem: Problem, name: str) -> Strategy | None:
+    """The strategy of a person's file, or the registry's of a name, where it computes the problem's operator."""
+    if name.endswith(".py"):
+        own = load(name)
+        return own if problem.operation in own.operations else None
     return next((strategy for strategy in strategies(problem.operation) if strategy.name == name), None)
-
-
-def here(machine: Machine, cold: bool, find: Find) -> Here:
-    """What runs in this process, timed as a device is."""
-    timer = GpuTimer() if machine.device == "cuda" else HostTimer(machine.threads, host_cache_bytes())
-    return Here(machine, timer, cold, find)
 
 
 @dataclass(frozen=True)
@@ -411,7 +501,9 @@ def compared(
                 try:
                     us, disturbed = runners[side].sample(method, place)
                 except Exception as error:  # right twice, it may still fail when it is launched often
-                    sides[side] = Side("FAILED", str(error) if isinstance(error, Lost) else raised("timing", error))
+                    sides[side] = Side(
+                        "FAILED", str(error) if isinstance(error, isolation.Lost) else raised("timing", error)
+                    )
                     return found(sides)
                 samples[side].append(us)
                 again[side] += disturbed
@@ -425,7 +517,38 @@ def compared(
                 line = judge.line(comparison)
                 if spent or line is None or line.verdict != "AMBIGUOUS":
                     break
+    for number, runner in enumerate(runners):
+        checked = runner.check(statistics.median(samples[number]))
+        if checked.either:
+            number, checked = _whose(runners, job, seed, method, len(samples[0]), places, (number, checked))
+        if checked.verdict != "PASSED":
+            sides[number] = Side("FAILED", checked.message)
+            return found(sides)
     return comparison
+
+
+def _whose(
+    runners: tuple[Runner, Runner],
+    job: Job,
+    seed: int,
+    method: str,
+    turns: int,
+    places: int,
+    known: tuple[int, Prepared],
+) -> tuple[int, Prepared]:
+    """Which side it is that fails when it is run again without the other; what is known where neither does."""
+    for number, (runner, name) in enumerate(zip(runners, job.names, strict=True)):
+        assert name is not None
+        checked = runner.prepare(job.problem, name, seed)
+        if checked.verdict == "PASSED":
+            try:
+                taken = [runner.sample(method, turn // BLOCK % places)[0] for turn in range(turns)]
+                checked = runner.check(statistics.median(taken))
+            except isolation.Lost as lost:
+                checked = Prepared("FAILED", str(lost))
+        if checked.verdict == "FAILED":
+            return number, checked
+    return known
 
 
 @contextlib.contextmanager

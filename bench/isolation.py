@@ -19,21 +19,22 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from ..kernels.emulator import options
 from . import UsageError, runner, worker
 from .machine import Machine, host_free_bytes, thread_variables
+from .own import Described, Source
 from .records import Provenance
 from .validate import Verdict
-from .worker import Began, Messages, Outcome, Ready, Settings, Task, send
+from .worker import Began, Describe, Description, Messages, Outcome, Ready, Settings, Task, send
 
 _now = time.monotonic
 STEP_S = 60.0  # that a step may take, by default
 BUDGETS = 10  # or so many times what it was to sample
-PATIENCE = {"compilation": 10, "reference": 10}  # times as long as other steps
+PATIENCE = {"import": 10, "compilation": 10, "reference": 10}  # times as long as other steps
 INTERPRETED = 10  # times as long for all of them, where no time-out is given
 POLL_S = 0.1  # between looks at the process's memory
 MEMORY_SHARE = 0.9  # of what is free
@@ -98,16 +99,29 @@ class Isolated:
             self.close()
             raise
 
+    def describe(self, sources: Sequence[Source]) -> list[Described]:
+        """By the account of another process, so that nothing of it is left in the one that judges."""
+        return describe(sources, self._timeout_s, self._memory_bytes)
+
+    def described(self, source: Source) -> Described:
+        """What a person's own file gives.  Raises UsageError that says why that is nothing."""
+        try:
+            answer: Description = self._answered(Describe(source), self._timeout_s or STEP_S)
+        except Lost as lost:
+            self.close()
+            raise source.unusable(str(lost).replace(".  It said: ", ", and it said: ", 1)) from None
+        except BaseException:
+            self.close()
+            raise
+        if not answer.clean:
+            self.close()
+        if answer.found is None:
+            raise source.unusable(answer.why)
+        return answer.found
+
     def run(self, job: runner.Job, seed: int, budget_s: float | None) -> Outcome:
         try:
-            try:
-                outcome = self._asked(job, seed, budget_s)
-            except Died:
-                if not self._used:
-                    raise
-                # Another strategy may have left something behind, or somebody has killed it: ask a fresh one.
-                self._discard()
-                outcome = self._asked(job, seed, budget_s)
+            outcome = self._asked(job, seed, budget_s)
         except Lost as lost:
             self._discard()
             outcome = Outcome(Verdict("FAILED", str(lost)), self.machine.provenance())
@@ -148,18 +162,46 @@ class Isolated:
             self._unrecorded_s["start"] += _now() - begun
         return self._process
 
-    def _asked(self, job: runner.Job, seed: int, budget_s: float | None) -> Outcome:
+    def _answered(self, message: Any, limit_s: float) -> Any:
+        """The answer to it.  Raises Lost."""
+        try:
+            return self._answered_once(message, limit_s)
+        except Died:
+            if not self._used:
+                raise
+            # Another strategy may have left something behind, or somebody has killed it: ask a fresh one.
+            self._discard()
+            return self._answered_once(message, limit_s)
+
+    def _answered_once(self, message: Any, limit_s: float) -> Any:
         process = self._ready()
-        begun = process.ask(Task(str(job.problem), job.entry, seed, budget_s, options()))
+        begun = process.ask(message)
+        answer = process.answer(limit_s, begun)
+        self._used = True
+        return answer
+
+    def _asked(self, job: runner.Job, seed: int, budget_s: float | None) -> Outcome:
+        text = job.source.text if job.source else None
+        task = Task(str(job.problem), job.entry, seed, budget_s, options(), text)
         limit_s = self._timeout_s or max(STEP_S, BUDGETS * (budget_s or 0))
         if self._timeout_s is None and self.device not in job.strategy.devices:
             limit_s *= INTERPRETED
-        outcome = process.answer(limit_s, begun)
-        self._used = True
+        outcome = self._answered(task, limit_s)
         verdict = outcome.verdict
-        if verdict.verdict == "FAILED" and "raised" in verdict.message and (said := process.said()):
+        if verdict.verdict == "FAILED" and "raised" in verdict.message and (said := self._said()):
             outcome = dataclasses.replace(outcome, verdict=verdict.failed(f"{verdict.message}  It said: {said}"))
         return outcome
+
+    def _said(self) -> str:
+        return self._process.said() if self._process else ""
+
+
+def describe(
+    sources: Sequence[Source], timeout_s: float | None = None, memory_bytes: int | None = None
+) -> list[Described]:
+    """What persons' own files give, by the account of a process that is ended then.  Raises UsageError."""
+    with Isolated("cpu", timeout_s, memory_bytes) as asked:
+        return [asked.described(source) for source in sources]
 
 
 class _Elsewhere(Machine):
@@ -184,19 +226,22 @@ class _Elsewhere(Machine):
 class _Process:
     """The process, and what comes from it.
 
-    spent_s  on each step of what it was asked last
+    spent_s   on each step of what it was asked last
+    packages  a folder in which it finds `gpucnn`, in place of where this process does
     """
 
-    def __init__(self, settings: Settings, memory_bytes: int | None) -> None:
+    def __init__(self, settings: Settings, memory_bytes: int | None = None, packages: Path | None = None) -> None:
         self.ready, self._killed, self.spent_s, self._step, self._since = False, False, {}, "start", _now()
+        self._looked = self._since
         self._memory_bytes = memory_bytes or int(MEMORY_SHARE * host_free_bytes())
         self._messages, self._inbox, self._tail = Messages(), [], b""
         self._socket, theirs = socket.socketpair()
         send(self._socket, settings)  # it waits there
         start = f"from {worker.__name__} import main; main()"
         command = [sys.executable, "-c", start, str(theirs.fileno()), str(os.getpid())]
+        path = [str(packages), *sys.path] if packages else sys.path
         # It finds what this process finds, and no module that happens to lie in the current folder besides.
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONSAFEPATH": "1"}
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path), "PYTHONSAFEPATH": "1"}
         environment |= thread_variables(len(os.sched_getaffinity(0)))
         with theirs:
             self._process = subprocess.Popen(
@@ -222,10 +267,10 @@ class _Process:
             os.set_blocking(source.fileno(), False)
             self._selector.register(source, selectors.EVENT_READ)
 
-    def ask(self, message: Any) -> float:
-        """Send it; when that was."""
+    def ask(self, message: Any, step: str = "start") -> float:
+        """Send it; when that was.  `step` is what it begins with."""
         self._collect(0)
-        self.spent_s, self._step, self._tail, self._inbox, begun = {}, "start", b"", [], _now()
+        self.spent_s, self._step, self._tail, self._inbox, begun = {}, step, b"", [], _now()
         self._socket.setblocking(True)
         try:
             send(self._socket, message)
@@ -247,6 +292,9 @@ class _Process:
                 most_s = limit_s * PATIENCE.get(self._step, 1)
                 if _now() - self._since > most_s:
                     self._lost(f"it did not end within {most_s:.3g} s")
+            if _now() - self._looked < POLL_S:  # looking takes longer than many a sample
+                continue
+            self._looked = _now()
             if self._memory() > self._memory_bytes:
                 self._lost(f"it took more than {self._memory_bytes / 2**30:.3g} GiB of memory")
 

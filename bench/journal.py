@@ -20,7 +20,7 @@ from pathlib import Path
 
 from ..kernels.strategy import STRATEGIES
 from . import UsageError
-from .records import Key, Record, frame, label, read, to_json
+from .records import Key, Record, current, frame, label, read, to_json
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no room: on the disk, for this user, in a file
 
@@ -32,12 +32,14 @@ class Unwritable(Exception):
 class Writer:
     """Appends records to a file, each on the disk before `append` returns.
 
-    With `resume`, `finished` has the keys of the records that the file holds; without, it must be new or empty.  Raises
-    UsageError where the file cannot be had: no permission, no room, a folder, in the hands of another run.
+    With `resume`, `finished` has the keys of the records that the file holds, and `outdated` of those among them whose
+    strategy's file has changed since; without, it must be new or empty.  Raises UsageError where the file cannot be
+    had: no permission, no room, a folder, in the hands of another run.
     """
 
     def __init__(self, path: Path, resume: bool, warn: Callable[[str], None] = warnings.warn) -> None:
         self.finished: frozenset[Key] = frozenset()
+        self.outdated: frozenset[Key] = frozenset()
         self._path = path
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -61,7 +63,9 @@ class Writer:
         if self._size > 0 and not resume:
             raise UsageError(f"{self._path} has records: add --resume to go on with it, or name another --out")
         if self._size > 0:
-            self.finished = frozenset(record.key for record in read(self._path, warn))
+            records = list(read(self._path, warn))
+            self.finished = frozenset(record.key for record in current(records))
+            self.outdated = frozenset(record.key for record in records) - self.finished
             self._size = self._path.read_bytes().rfind(b"\n") + 1
             os.ftruncate(self._file, self._size)  # a torn last line
         else:
@@ -121,15 +125,17 @@ def _sync_folder(folder: Path) -> None:
 def merge(paths: Iterable[Path], newest: bool, warn: Callable[[str], None] = warnings.warn) -> list[Record]:
     """The records of several files in the order of one run: by problem as they first appear, then by strategy.
 
-    What stands several times is taken once.  Of different records of the same job the later is taken with `newest`;
-    else UsageError names them.
+    What stands several times is taken once.  Of different records of the same job the later is taken with `newest`,
+    also where they are of several texts of a person's file; without, these are all taken, and for others UsageError
+    names them.
     """
-    merged: dict[Key, tuple[Record, Path]] = {}
+    merged: dict[Sequence[object], tuple[Record, Path]] = {}
     for path in paths:
         for record in read(path, warn):
-            other, where = merged.get(record.key, (record, path))
+            key = record.key[:-1] if newest else record.key
+            other, where = merged.get(key, (record, path))
             if other == record or to_json(other) == to_json(record):  # NaN is not NaN
-                merged.setdefault(record.key, (record, path))
+                merged.setdefault(key, (record, path))
             elif not newest:
                 places = f"{where} and {path}" if where != path else f"{path}, twice,"
                 raise UsageError(
@@ -137,7 +143,7 @@ def merge(paths: Iterable[Path], newest: bool, warn: Callable[[str], None] = war
                     f"({other.provenance.utc}, {record.provenance.utc}): add --newest to keep the later one of such"
                 )
             elif other.provenance.utc <= record.provenance.utc:
-                merged[record.key] = record, path
+                merged[key] = record, path
     return _as_one_run([record for record, _ in merged.values()])
 
 

@@ -64,6 +64,8 @@ def checked(record: Record, job: Job, budget_s: float, warn: Callable[[str], Non
 
 def samples_us(job: Job, seed: int, budget_s: float) -> tuple[float, ...]:
     """Cold samples of a job's launch by NVBench, in microseconds.  Raises Failed."""
+    if job.source and not job.source.stands():
+        raise Failed(f"{job.source.file} has changed since the run began")
     words = [sys.executable, "-m", __name__, job.entry, str(job.problem), str(seed), str(budget_s)]
     try:
         done = subprocess.run(words, capture_output=True, text=True, timeout=START_S + 2 * budget_s)

@@ -113,8 +113,9 @@ def selected_jobs(
     layout: str | None,
     device: str,
     sweep: str | None = None,
+    describe: runner.Describe | None = None,
 ) -> list[runner.Job]:
-    """What `bench` and `verify` are asked to do."""
+    """What `bench` and `verify` are asked to do; `describe` as `runner.plan` takes it."""
     if layout:
         one_of("--layout", [layout], LAYOUTS)
     selection = problems.select(
@@ -127,7 +128,7 @@ def selected_jobs(
     )
     for warning in selection.warnings:
         warn(warning)
-    return runner.plan(selection.problems, patterns or [], device)
+    return runner.plan(selection.problems, patterns or [], device, describe)
 
 
 def chosen_machine(device: str) -> Machine:

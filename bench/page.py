@@ -73,12 +73,13 @@ def table(sources: Sequence[Source]) -> Table:
     """`charts.derive`'s table of all records.
 
     `id` numbers them; `machine` is hardware and threads; `superseded`: a later record is of the same problem, strategy
-    and machine, and stands in the tables and charts in its place.
+    and machine, and stands in the tables and charts in its place, or it is outdated.
     """
     frame = records.frame(source.record for source in sources)
     frame.insert(0, "id", range(1, len(frame) + 1))
     frame["machine"] = [_machine(row) for row in frame.to_dict("records")]
-    frame["superseded"] = frame.duplicated(["problem", "strategy", "hardware", "threads"], keep="last")
+    same = ["problem", "strategy", "source_sha256", "hardware", "threads"]
+    frame["superseded"] = frame["outdated"] | frame.duplicated(same, keep="last")
     latest = charts.derive(frame[~frame["superseded"]])
     return frame.join(latest[[name for name in latest if name not in frame]])
 
@@ -192,10 +193,11 @@ def _payload(sources: Sequence[Source], frame: Table) -> Iterator[dict[str, Any]
 def command(row: Mapping[str, Any]) -> str:
     """What repeats a record: the measurement, or where nothing was timed the verdict.
 
-    A strategy of one's own is named by its file, which no record holds.
+    A strategy of one's own is named by its file; of an old record, which does not hold that, by what it may be called.
     """
     known = {entry.split(".")[1] for entry in STRATEGIES}
-    strategy = row["strategy"] if row["strategy"] in known else f"{row['strategy']}.py"
+    strategy = row["source"] if isinstance(row["source"], str) else row["strategy"]
+    strategy += ".py" if strategy == row["strategy"] and strategy not in known else ""
     words = ["gpucnn", "bench" if row["verdict"] == "PASSED" else "verify", row["problem"]]
     words += ["--strategy", strategy, "--device", row["device"]]
     return shlex.join([*words, *(["--seed", str(row["seed"])] if row["seed"] else [])])
@@ -286,6 +288,10 @@ def facts(rows: Table) -> Iterator[tuple[str, str]]:
         for commit, dirty in zip(rows["commit"], rows["dirty"], strict=True)
     ]
     yield "Commit", _distinct(commits)
+    own = rows[rows["source"].notna() & ~rows["superseded"]]
+    if not own.empty:
+        texts = zip(own["strategy"], own["source"], own["source_sha256"], strict=True)
+        yield "Own files", _distinct(f"{name}: {file} (SHA-256 {sha256[:12]})" for name, file, sha256 in texts)
     yield "Copy ceiling", f"{_range(rows['copy_gbs'])} GB/s, measured"
     rates = [f"{_range(of_dtype['rate_gflops'])} ({dtype})" for dtype, of_dtype in rows.groupby("dtype", sort=False)]
     yield "Matrix ceiling", f"{', '.join(rates)} GFLOP/s, measured"

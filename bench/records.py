@@ -12,7 +12,7 @@ import math
 import types
 import typing
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -125,8 +125,10 @@ class Provenance:
 class Record:
     """One strategy on one problem.  Only PASSED has a timing; only what was computed has an accuracy.
 
-    algorithm  what the vendor's library ran, where that can be known
-    spent_s    what the record cost: the step -> seconds
+    algorithm      what the vendor's library ran, where that can be known
+    spent_s        what the record cost: the step -> seconds
+    source         of a person's own strategy, its file as it was given; None of gpucnn's
+    source_sha256  of the text that was run
     """
 
     schema: int
@@ -145,6 +147,8 @@ class Record:
     work: Work
     provenance: Provenance
     spent_s: dict[str, float] = dataclasses.field(default_factory=dict)
+    source: str | None = None
+    source_sha256: str | None = None
 
     def __post_init__(self) -> None:
         if self.verdict not in VERDICTS:
@@ -155,10 +159,11 @@ class Record:
     @property
     def key(self) -> Key:
         """What a resumed run does not repeat."""
-        return self.problem, self.strategy, self.provenance.hardware, self.provenance.threads, self.seed
+        place = self.provenance
+        return self.problem, self.strategy, place.hardware, place.threads, self.seed, self.source_sha256
 
 
-Key = tuple[str, str, str, int, int]  # problem, strategy, hardware, threads, seed
+Key = tuple[str, str, str, int, int, str | None]  # problem, strategy, hardware, threads, seed, text of a person's file
 
 
 def to_json(record: Record) -> str:
@@ -208,7 +213,7 @@ def _upgraded(value: dict[str, Any]) -> dict[str, Any]:
         if isinstance(value.get("timing"), dict):
             new = {"second": 0, "discarded": 0, "flushed_bytes": 0, "nvbench_us": [], "launch_us": []}
             value["timing"] = {**value["timing"], **new}
-    return value
+    return {"source": None, "source_sha256": None, **value}
 
 
 def _typed(value: Any, kind: Any, name: str) -> Any:
@@ -298,8 +303,8 @@ def load(paths: str | Path | Iterable[str | Path]) -> pd.DataFrame:
 
     Columns: those of `Record`, `Accuracy`, `Timing`, `Work` and `Provenance`; of the cold samples `time_us` (their
     median), `q1_us`, `q3_us` and `n`; of the warm ones `warm_time_us`; of the stages' `stage_times_us`, a dict of
-    medians; `noise`, how far the medians of the two cold runs lie apart; and `label`, the problem's name, or else its
-    shortest text.  What a record does not have is missing there.
+    medians; `noise`, how far the medians of the two cold runs lie apart; `label`, the problem's name, or else its
+    shortest text; and `outdated`.  What a record does not have is missing there.
     """
     paths = [paths] if isinstance(paths, str | Path) else paths
     return frame(record for path in paths for record in read(Path(path)))
@@ -309,7 +314,28 @@ def frame(records: Iterable[Record]) -> pd.DataFrame:
     """Records as a table: see `load`."""
     import pandas as pd
 
-    return pd.DataFrame([_row(record) for record in records])
+    records = list(records)
+    table = pd.DataFrame([_row(record) for record in records])
+    table["outdated"] = np.array(outdated(records), bool)
+    return table
+
+
+def outdated(records: Sequence[Record]) -> list[bool]:
+    """Which are of another text of a person's file than the last record of that strategy on that machine.
+
+    These are of different things under one name: no table, chart or comparison has both.
+    """
+
+    def whose(record: Record) -> tuple[str, str, int]:
+        return record.strategy, record.provenance.hardware, record.provenance.threads
+
+    texts = {whose(record): record.source_sha256 for record in sorted(records, key=lambda one: one.provenance.utc)}
+    return [record.source_sha256 != texts[whose(record)] for record in records]
+
+
+def current(records: Sequence[Record]) -> list[Record]:
+    """Those that are not outdated."""
+    return [record for record, old in zip(records, outdated(records), strict=True) if not old]
 
 
 def _row(record: Record) -> dict[str, Any]:

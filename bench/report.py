@@ -47,7 +47,7 @@ CSV_COLUMNS = (
         "outputs",
     ),
     *("flops", "executed_flops", "min_bytes", "workspace_bytes", "copy_gbs", "rate_gflops"),
-    *("seed", "utc", "commit", "dirty", "message"),
+    *("seed", "utc", "commit", "dirty", "source", "source_sha256", "message"),
 )
 LEGEND = (
     "Best of a row: * or bold.  Floor: the larger of bytes / bandwidth and flops / rate, as measured here.  "
@@ -111,15 +111,22 @@ def _short_exponent(text: str) -> str:
 
 
 def grids(records: pd.DataFrame) -> list[Grid]:
-    """The tables of `records.load`'s frame, in the order in which their first records stand."""
+    """The tables of `records.load`'s frame, in the order in which their first records stand.
+
+    Outdated records are not in them, but for a note.
+    """
     tables: dict[tuple[str, ...], dict[tuple[str, str], Row]] = {}
+    outdated: dict[tuple[str, ...], Counter[str]] = {}
     for row in records.to_dict("records"):
-        table = tables.setdefault((row["operation"], row["dtype"], row["layout"], row["hardware"]), {})
-        table[row["problem"], row["strategy"]] = row
-    return [_grid(list(table.values())) for table in tables.values()]
+        place = row["operation"], row["dtype"], row["layout"], row["hardware"]
+        if row["outdated"]:
+            outdated.setdefault(place, Counter())[row["strategy"]] += 1
+        else:
+            tables.setdefault(place, {})[row["problem"], row["strategy"]] = row
+    return [_grid(list(table.values()), outdated.get(place, {})) for place, table in tables.items()]
 
 
-def _grid(records: Sequence[Row]) -> Grid:
+def _grid(records: Sequence[Row], outdated: Mapping[str, int]) -> Grid:
     known = [entry.split(".")[1] for entry in STRATEGIES]
     tried = {row["strategy"] for row in records if row["verdict"] != "UNSUPPORTED"}
     names = sorted(tried, key=lambda name: [*known, name].index(name))
@@ -141,7 +148,7 @@ def _grid(records: Sequence[Row]) -> Grid:
         summary=_summary(records),
         columns=tuple(columns),
         rows=tuple(rows),
-        notes=tuple(_notes(records)),
+        notes=(*_notes(records), *_left_out(outdated)),
     )
 
 
@@ -283,6 +290,11 @@ def _notes(records: Sequence[Row]) -> Iterator[str]:
     load = max(row["gauges"].get("load_average", 0.0) for row in records)
     if load > BUSY * records[0]["threads"]:
         yield f"The machine had other work: a load average of up to {figures(load)} on {records[0]['threads']} threads."
+
+
+def _left_out(outdated: Mapping[str, int]) -> Iterator[str]:
+    for name, count in outdated.items():
+        yield f"Not shown: {count} record{'s' if count > 1 else ''} of {name} that an earlier text of its file made."
 
 
 def _timers(records: Sequence[Row]) -> Iterator[str]:

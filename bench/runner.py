@@ -8,17 +8,18 @@ import fnmatch
 import math
 import shlex
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from ..kernels.emulator import ORDERS, options
 from ..kernels.problem import SIZES, Problem, Shape
-from ..kernels.strategy import STRATEGIES, Strategy, family_of, load, strategies
+from ..kernels.strategy import STRATEGIES, Strategy, family_of, strategies
 from . import UsageError, vendor
 from .buffers import Subject
 from .machine import Machine, choose_device, host_free_bytes
+from .own import Source
 from .records import FAULTS, SCHEMA, Key, Record, Timing, Work
 from .timing import Timer
 from .validate import Verdict
@@ -43,35 +44,40 @@ class Named(Protocol):
 
 @dataclass(frozen=True)
 class Job:
-    """One strategy on one problem.  `file`: where a person's own strategy stands."""
+    """One strategy on one problem.  `source`: of a person's own strategy, for which an `own.Described` may stand."""
 
     problem: Problem
     strategy: Strategy
-    file: str | None = None
+    source: Source | None = None
 
     @property
     def entry(self) -> str:
         """What `kernels.strategy.load` takes."""
-        return self.file or f"{family_of(self.problem.operation)}.{self.strategy.name}"
+        return self.source.path if self.source else f"{family_of(self.problem.operation)}.{self.strategy.name}"
 
     def key(self, machine: Named, seed: int) -> Key:
         """The key of the record that this job makes."""
-        return str(self.problem), self.strategy.name, machine.hardware, machine.threads, seed
+        sha256 = self.source.sha256 if self.source else None
+        return str(self.problem), self.strategy.name, machine.hardware, machine.threads, seed, sha256
 
 
-def plan(problems: Sequence[Problem], patterns: Sequence[str], device: str) -> list[Job]:
+Describe = Callable[[Sequence[Source]], Sequence[Strategy]]  # raises UsageError for one that gives no strategy
+
+
+def plan(
+    problems: Sequence[Problem], patterns: Sequence[str], device: str, describe: Describe | None = None
+) -> list[Job]:
     """Every problem with the strategies whose names match a pattern; without patterns, with those of the device.
 
-    A pattern that ends in .py is a file with a person's own strategy.
+    A pattern that ends in .py is a file with a person's own strategy.  `describe` says what it gives; by default a
+    process is asked that is ended then.
 
     A strategy that is named need not support the problem or the device: its record then says why not.  Raises
-    UsageError for a pattern that matches nothing.
+    UsageError for a pattern that matches nothing, and for a file of no use.
     """
     known = dict.fromkeys(entry.split(".")[1] for entry in STRATEGIES)
-    own = {pattern: _own(pattern, known) for pattern in patterns if pattern.endswith(".py")}
-    for pattern in patterns:
-        if pattern in own:
-            continue
+    names = [pattern for pattern in patterns if not pattern.endswith(".py")]
+    for pattern in names:
         if not fnmatch.filter(known, pattern):
             near = difflib.get_close_matches(pattern, known, n=2)
             hint = f"did you mean {' or '.join(near)}? " if near else ""
@@ -79,12 +85,14 @@ def plan(problems: Sequence[Problem], patterns: Sequence[str], device: str) -> l
 
     def wanted(strategy: Strategy) -> bool:
         if patterns:
-            return any(fnmatch.fnmatchcase(strategy.name, pattern) for pattern in patterns)
+            return any(fnmatch.fnmatchcase(strategy.name, pattern) for pattern in names)
         return device in strategy.devices
+
+    own = _own([pattern for pattern in patterns if pattern not in names], known, describe)
 
     def jobs_of(problem: Problem) -> Iterator[Job]:
         yield from (Job(problem, strategy) for strategy in strategies(problem.operation) if wanted(strategy))
-        yield from (Job(problem, mine, file) for file, mine in own.items() if problem.operation in mine.operations)
+        yield from (Job(problem, mine, source) for source, mine in own if problem.operation in mine.operations)
 
     jobs = [job for problem in problems for job in jobs_of(problem)]
     if not jobs:
@@ -93,17 +101,35 @@ def plan(problems: Sequence[Problem], patterns: Sequence[str], device: str) -> l
     return jobs
 
 
-def _own(file: str, known: Collection[str]) -> Strategy:
-    """The strategy of a person's own file.  Raises UsageError."""
-    if not Path(file).is_file():
-        raise UsageError(f"--strategy {file}: there is no such file")
-    try:
-        strategy = load(file)
-    except Exception as error:  # whatever the file does
-        raise UsageError(f"--strategy {file} cannot be loaded: {type(error).__name__}: {error}") from error
-    if strategy.name in known:
-        raise UsageError(f"--strategy {file} is named {strategy.name!r}, as one of gpucnn's own: give it another name")
-    return strategy
+def _own(files: Sequence[str], known: Collection[str], describe: Describe | None) -> Sequence[tuple[Source, Strategy]]:
+    """The strategies of a person's own files.  Raises UsageError."""
+    sources = [Source.read(file) for file in dict.fromkeys(files)]
+    if not sources:
+        return ()
+    if describe is None:
+        from .isolation import describe  # which imports this
+    found = list(zip(sources, describe(sources), strict=True))
+    first: dict[str, str] = {}
+    for source, strategy in found:
+        name, file = strategy.name, source.file
+        if name in known:
+            raise UsageError(f"--strategy {file} is named {name!r}, as one of gpucnn's own: give it another name")
+        if name in first:
+            raise UsageError(f"--strategy {first[name]} and {file} are both named {name!r}: give one another name")
+        first[name] = file
+    return found
+
+
+def changed(jobs: Collection[Job], machines: Sequence[Named], seed: int, keys: Collection[Key]) -> Iterator[str]:
+    """A warning for each file of which there are records of another text, so that jobs are done again."""
+    known = {key[:-1] for key in keys}
+    again = Counter(
+        job.source.file
+        for job in jobs
+        if job.source and any(job.key(machine, seed)[:-1] in known for machine in machines)
+    )
+    for file, count in again.items():
+        yield f"{file} has changed: {count} of its records {'is' if count == 1 else 'are'} measured again"
 
 
 def judge(jobs: Sequence[Job], worker: Worker, seed: int) -> Iterator[tuple[Job, Verdict]]:
@@ -144,7 +170,7 @@ def _reproducible(job: Job, verdict: Verdict, machine: Machine, seed: int) -> Ve
 
 def reproduction(job: Job, machine: Machine, seed: int) -> str:
     """The command that shows a verdict again."""
-    words = ["gpucnn verify --strategy", shlex.quote(job.file or job.strategy.name)]
+    words = ["gpucnn verify --strategy", shlex.quote(job.source.file if job.source else job.strategy.name)]
     words += [f"--device {machine.device}"] if machine.device != choose_device("auto") else []
     words += [f"--seed {seed}"] if seed else []
     emulated = options()
@@ -228,6 +254,8 @@ def record(job: Job, outcome: Outcome, machine: Machine, seed: int) -> Record:
         work=work(job, outcome, machine),
         provenance=outcome.provenance,
         spent_s=outcome.spent_s,
+        source=job.source.file if job.source else None,
+        source_sha256=job.source.sha256 if job.source else None,
     )
 
 

@@ -140,6 +140,8 @@ def show(result: Result, console: Console) -> None:
     print_table(table, console)
     for warning in result.warnings:
         console.print(Text(f"Warning: {warning}", "yellow"))
+    if result.disturbed:
+        console.print(Text(result.disturbed, "yellow"))
     console.print(Text(rule(result), "dim"))
     console.print(Text(summary(result), COLOURS.get(result.verdict, "bold")))
 
@@ -160,6 +162,7 @@ def markdown(result: Result) -> str:
     if same:
         parts.append(f"<details><summary>{len(same)} SAME</summary>\n\n{_table(same)}\n\n</details>")
     parts += ["\n".join(f"- Warning: {warning}" for warning in result.warnings)] if result.warnings else []
+    parts += [result.disturbed] if result.disturbed else []
     return "\n\n".join([*parts, rule(result)])
 
 
@@ -183,6 +186,7 @@ def _row(line: Line) -> dict[str, Any]:
             f"{name}_verdict": side.verdict if side else None,
             f"{name}_us": _number(side.time_us) if side else None,
             f"{name}_n": side.n if side else None,
+            f"{name}_disturbed": side.disturbed if side else None,
             f"{name}_noise": _number(abs(math.expm1(noise))),
         }
     for name in ("ratio", "low", "high"):
@@ -205,6 +209,7 @@ def to_json(result: Result) -> str:
             "threshold": result.judge.threshold,
             "level": LEVEL,
             "warnings": result.warnings,
+            "disturbed": result.disturbed,
             "comparisons": [_row(line) for line in result.lines],
             "groups": [dataclasses.asdict(group) for group in result.groups],
         },

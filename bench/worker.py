@@ -26,10 +26,11 @@ from typing import Any, Protocol
 
 from ..kernels.emulator import Options, configure
 from ..kernels.problem import Problem, parse
-from ..kernels.strategy import load
+from ..kernels.strategy import Strategy, load
 from . import runner
 from .machine import Machine, host_cache_bytes
 from .oracle import Oracle, oracles
+from .own import Described, Source
 from .records import Provenance, Timing
 from .seal import Seal
 from .timing import GpuTimer, HostTimer, Timer
@@ -47,12 +48,17 @@ class Settings:
     device: str
     cache_bytes: int = dataclasses.field(default_factory=host_cache_bytes)
 
+    def judge(self) -> InProcess:
+        """What carries out the tasks of such a process."""
+        return InProcess(Machine(self.device), cache_bytes=self.cache_bytes)
+
 
 @dataclass(frozen=True)
 class Task:
     """One strategy on one problem: what `Isolated` asks its process for.
 
-    entry     what `kernels.strategy.load` takes
+    entry     what `kernels.strategy.load` takes, with
+    text      where it is a person's file
     budget_s  of sampling; None where nothing is to be timed
     """
 
@@ -61,6 +67,40 @@ class Task:
     seed: int
     budget_s: float | None
     emulated: Options
+    text: bytes | None = None
+
+    def carried_out(self, judge: InProcess, steps: Steps) -> Outcome:
+        steps("compilation")
+        job = runner.Job(parse(self.problem), load(self.entry, self.text))
+        with configure(**{field.name: getattr(self.emulated, field.name) for field in dataclasses.fields(Options)}):
+            return judge.run(job, self.seed, self.budget_s, steps)
+
+
+@dataclass(frozen=True)
+class Describe:
+    """A person's own file: what `Isolated` asks about before anything is run."""
+
+    source: Source
+
+    def carried_out(self, judge: InProcess, steps: Steps) -> Description:
+        steps("import")
+        try:
+            found = Described.of(self.source.load())
+        except BaseException as error:  # even if it says that it comes from the keyboard
+            return Description(None, self.source.fault(error), clean=False)
+        return Description(found, clean=judge._replaced() is None)
+
+
+@dataclass(frozen=True)
+class Description:
+    """The answer: what the file gives, or why that is nothing.
+
+    clean  whether the process may be asked about another
+    """
+
+    found: Described | None
+    why: str = ""
+    clean: bool = True
 
 
 @dataclass(frozen=True)
@@ -107,6 +147,10 @@ class Worker(Protocol):
     @property
     def machine(self) -> Machine: ...
 
+    def describe(self, sources: Sequence[Source]) -> Sequence[Strategy]:
+        """What persons' own files give.  Raises UsageError for one that gives no strategy."""
+        ...
+
     def run(self, job: runner.Job, seed: int, budget_s: float | None) -> Outcome:
         """Validate, and time for `budget_s` where that is not None."""
         ...
@@ -152,6 +196,16 @@ class InProcess:
 
     def close(self) -> None:
         self._asked, self._answers = None, ()
+
+    def describe(self, sources: Sequence[Source]) -> list[Strategy]:
+        """The strategies themselves, loaded here."""
+        found = []
+        for source in sources:
+            try:
+                found.append(source.load())
+            except (Exception, SystemExit) as error:
+                raise source.unusable(source.fault(error)) from error
+        return found
 
     def run(self, job: runner.Job, seed: int, budget_s: float | None, steps: Steps | None = None) -> Outcome:
         steps = steps or Steps()
@@ -292,8 +346,8 @@ def _serve(stream: socket.socket) -> None:
     while data := stream.recv(1 << 16):
         for message in messages.take(data):
             if worker is None:  # the first are its settings
-                machine = Machine(message.device)
-                worker = InProcess(machine, cache_bytes=message.cache_bytes)
+                worker = message.judge()
+                machine = worker.machine
                 send(stream, Ready(machine.device, machine.hardware, machine.threads, machine.provenance()))
                 continue
             answer = _carried_out(message, worker, lambda began: send(stream, began))
@@ -308,16 +362,8 @@ def _carried_out(message: Any, worker: InProcess, said: Callable[[Began], None])
         return worker.machine.ceiling(message)
     steps = Steps(said)
     try:
-        return _task(message, worker, steps)
+        return message.carried_out(worker, steps)
     except BaseException as error:  # here it is a strategy's, even if it says that it comes from the keyboard
         steps.end()
         verdict = Verdict("FAILED", raised(steps.name, error))
         return Outcome(verdict, worker.machine.provenance(), spent_s=steps.spent_s, clean=False)
-
-
-def _task(task: Task, worker: InProcess, steps: Steps) -> Outcome:
-    steps("compilation")
-    file = task.entry if task.entry.endswith(".py") else None
-    job = runner.Job(parse(task.problem), load(task.entry), file)
-    with configure(**{field.name: getattr(task.emulated, field.name) for field in dataclasses.fields(Options)}):
-        return worker.run(job, task.seed, task.budget_s, steps)

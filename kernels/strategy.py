@@ -7,8 +7,10 @@ imports nothing; a strategy's module, and with it torch, CuPy or Triton, is impo
 from __future__ import annotations
 
 import difflib
+import hashlib
 import importlib
 import importlib.util
+import linecache
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -297,14 +299,19 @@ class Missing(Strategy):
         return [self.reason]
 
 
-def load(entry: str) -> Strategy:
+class NoStrategy(ValueError):
+    """A file gives no strategy; the message says what it is to give."""
+
+
+def load(entry: str, text: bytes | None = None) -> Strategy:
     """The strategy of a registry entry such as "conv.cupy_direct", or of a Python file that ends in `strategy = ...`.
 
-    A `Missing` where a package that an entry needs is missing.  Of a file, raises what it raises, and ValueError where
-    it gives no strategy.
+    A `Missing` where a package that an entry needs is missing.  Of a file, raises what it raises, and NoStrategy where
+    it gives none.  `text` is run in place of what the file holds now; without it, a file is read once.
     """
     if entry.endswith(".py"):
-        return _of_file(Path(entry).resolve())
+        path = Path(entry).absolute()
+        return _of_file(path, _text(path) if text is None else text)
     return _registered(entry)
 
 
@@ -325,21 +332,34 @@ def _registered(entry: str) -> Strategy:
 
 
 @cache
-def _of_file(path: Path) -> Strategy:
-    """The strategy that a Python file gives; it may import what it needs, `gpucnn.kernels` among it."""
+def _text(path: Path) -> bytes:
+    return path.read_bytes()
+
+
+@cache
+def _of_file(path: Path, text: bytes) -> Strategy:
+    """The strategy that a Python file of this text gives; it may import what it needs, `gpucnn.kernels` among it.
+
+    Neither the file nor bytecode of it that lies about is read: what runs is the text.
+    """
     if path.stem.startswith("triton_"):
         from . import triton_host
 
         triton_host.choose()
-    spec = importlib.util.spec_from_file_location(f"{__package__}.file.{path.stem}", path)
+    name = f"{__package__}.file.{path.stem}_{hashlib.sha256(text).hexdigest()[:8]}"
+    spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None  # for the name ends in .py
-    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses and Triton look their module up there
-    spec.loader.exec_module(module)
+    sys.modules[name] = module  # dataclasses and Triton look their module up there
+    source = importlib.util.decode_source(text)
+    # Where Triton and tracebacks look for it.
+    linecache.cache[str(path)] = len(text), None, source.splitlines(keepends=True), str(path)
+    exec(compile(source, str(path), "exec", dont_inherit=True), vars(module))
     strategy = getattr(module, "strategy", None)
+    if isinstance(strategy, type) and issubclass(strategy, Strategy):
+        raise NoStrategy(f"`strategy` is a class: it has to end in `strategy = {strategy.__name__}()`")
     if not isinstance(strategy, Strategy):
-        raise ValueError(f"{path} gives no strategy: it has to end in `strategy = ...`, a gpucnn.kernels.Strategy")
+        raise NoStrategy("it gives no strategy: it has to end in `strategy = ...`, a gpucnn.kernels.strategy.Strategy")
     return strategy
 
 

@@ -19,7 +19,7 @@ from gpucnn.kernels.emulator import KernelError, missing
 from gpucnn.kernels.problem import parse
 
 ROOT = Path(__file__).parent.parent
-NAMES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/emulator.md", "docs/strategies.md")
+NAMES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/bench.md", "docs/emulator.md", "docs/strategies.md")
 DOCUMENTS = {name: (ROOT / name).read_text() for name in NAMES}
 MAKEFILE = (ROOT / "Makefile").read_text()
 
@@ -49,8 +49,9 @@ def test_links_resolve(document):
         if link.startswith("https://"):
             continue
         path, _, anchor = link.partition("#")
-        assert ((ROOT / document).parent / path).exists(), link
-        assert not anchor or anchor in anchors(DOCUMENTS[path or document]), link
+        target = (ROOT / document).parent / path if path else ROOT / document
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target.read_text()), link
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
@@ -62,7 +63,17 @@ def test_make_targets_exist_and_say_what_they_do(document):
     assert named <= explained
 
 
-def test_bench_commands_parse_and_name_what_there_is():
+@pytest.fixture
+def mine(monkeypatch, tmp_path):
+    """In a folder with the bench's page's own kernel: mine.py and mine.cu."""
+    for language, name in {"python": "mine.py", "cuda": "mine.cu"}.items():
+        (text,) = blocks("docs/bench.md", language)
+        (tmp_path / name).write_text(text)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_bench_commands_parse_and_name_what_there_is(mine):
     """Every `gpucnn ...` line: its options, suites, problems and strategies.  `numpy_windows` is CONTRIBUTING's own."""
     commands = typer.main.get_command(cli.app()).commands
     lines = {line for document in DOCUMENTS for line in code(document) if re.match(r"(\.venv/bin/)?gpucnn \w", line)}
@@ -74,6 +85,26 @@ def test_bench_commands_parse_and_name_what_there_is():
             selection = problems.select(asked["sources"] or ["smoke"], dtypes=asked["dtypes"] or [])
             patterns = [pattern for pattern in asked["patterns"] or [] if pattern != "numpy_windows"]
             assert runner.plan(selection.problems, patterns, "cpu")
+
+
+def test_the_bench_pages_kernel_is_right_and_a_wrong_one_is_not(mine, monkeypatch, capsys):
+    if missing():
+        pytest.skip(missing())
+    command = next(line for line in code("docs/bench.md") if "--sanitize thread" in line).replace("smoke", "pool")
+    small = (*shlex.split(command), "--op=max_pool2d mb2ic3ih7kh3sh2ph1", "--dtype", "float16")
+
+    def verified() -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", [word for word in small if word != "pool"])
+        with pytest.raises(SystemExit) as exit_:
+            cli.main()
+        return exit_.value.code or 0, capsys.readouterr().out
+
+    assert verified()[0] == 0
+    source = mine / "mine.cu"
+    source.write_text(source.read_text().replace("min(col + s, w)", "col + s"))  # reads beyond the last column
+    status, said = verified()
+    assert status == 1
+    assert "FAILED" in said
 
 
 @pytest.fixture

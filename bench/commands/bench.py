@@ -135,7 +135,9 @@ def bench(
         if ray is None
         else chosen_cluster(context, ray, device, ray_threads, timeout)
     )
-    jobs = selected_jobs(sources, operations, patterns, batches, dtypes, layout, workers.device, sweep)
+    jobs = selected_jobs(
+        sources, operations, patterns, batches, dtypes, layout, workers.device, sweep, workers.describe
+    )
     jobs = cluster.shard(jobs, number, of, workers.device)
     machines = workers.machines
     name = f"bench-{datetime.now(timezone.utc):%Y%m%dT%H%M%SZ}{f'-{number}of{of}' if shard else ''}.jsonl"
@@ -151,6 +153,8 @@ def bench(
             say(f"On the Ray cluster {ray} run {workers}.")
         there = known(writer.finished)
         left = [job for job in jobs if job not in there]
+        for warning in runner.changed(left, machines, seed, writer.finished | writer.outdated):
+            warn(warning)
         say(f"Recording to {path}" + (f"; {len(there)} of {len(jobs)} are there already" if resume else ""))
         by_name = {(str(job.problem), job.strategy.name): job for job in left}
         ended, code = "The time is spent", 0
@@ -170,7 +174,8 @@ def bench(
             ended, code = str(error), 1
     say(_where_time_went(time.monotonic() - begun, spent_s, len(machines)))
     recorded = list(records.read(path, warn))
-    done = len(known({record.key for record in recorded}))
+    current = records.current(recorded)
+    done = len(known({record.key for record in current}))
     if done < len(jobs):
         tell(f"{ended}: {done} of {len(jobs)} are recorded.  Go on with: {_resume_command(path)}")
     if code:
@@ -179,7 +184,7 @@ def bench(
         print(path)
     elif recorded:  # a shard of few problems may have none
         report.show(report.grids(records.frame(recorded)), output())
-    if any(record.verdict in FAULTS for record in recorded):
+    if any(record.verdict in FAULTS for record in current):
         raise typer.Exit(1)
 
 

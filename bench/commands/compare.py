@@ -14,15 +14,13 @@ import typer
 
 from .. import UsageError
 from ..console import Quiet, one_of, output, progress, say, tell, warn
-from ..options import Batches, Device, Dtypes, Layout, Operations, Patterns, Seed
+from ..options import Batches, Device, Dtypes, Layout, Operations, Patterns, Seed, Timeout
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from ...kernels.problem import Problem
-    from ...kernels.strategy import Strategy
     from ..compare import Comparison, Result
-    from ..interleave import Find
 
 FORMATS = ("terminal", "markdown", "csv", "json")
 
@@ -64,6 +62,7 @@ def compare(
     any_machine: Annotated[
         bool, typer.Option("--any-machine", help="Compare records of different hardware too.")
     ] = False,
+    timeout: Timeout = None,
     form: Annotated[str, typer.Option("--format", metavar="FORMAT", help=f"{', '.join(FORMATS)}.")] = "terminal",
     quiet: Quiet = False,
 ) -> None:
@@ -104,7 +103,7 @@ def compare(
     else:
         problems = _problems(sources, operations, batches, dtypes, layout)
         asked = _Asked(problems, patterns or [], seed, threshold / 100, time_budget)
-        result = _measured(kind, before, after, asked, device, caches)
+        result = _measured(kind, before, after, asked, device, caches, timeout)
     if quiet:
         for line in verdicts.wrong(result):
             tell(line)
@@ -186,9 +185,11 @@ def _problems(
     return selection.problems
 
 
-def _measured(kind: str, before: str, after: str, asked: _Asked, device: str, caches: str) -> Result:
+def _measured(
+    kind: str, before: str, after: str, asked: _Asked, device: str, caches: str, timeout_s: float | None
+) -> Result:
     """Measure both sides in turns; what is interrupted is said as far as it went."""
-    from .. import compare, interleave, verdicts
+    from .. import compare, interleave, runner, verdicts
     from ..options import announce, chosen_machine
 
     machine = chosen_machine(device)
@@ -197,19 +198,22 @@ def _measured(kind: str, before: str, after: str, asked: _Asked, device: str, ca
     with contextlib.ExitStack() as stack:
         if kind == "strategy":
             names = before, after
-            side = interleave.here(machine, cold, _finder(asked.problems, names, machine.device))
-            runners = side, side.twin()
+            for name in names:  # raises UsageError for what is not there
+                runner.plan(asked.problems, [name], machine.device)
+            process = stack.enter_context(interleave.Process(machine.device, cold, timeout_s))
+            runners = interleave.There(process), interleave.There(process, 1)
             jobs = [interleave.Job(problem, "", names) for problem in asked.problems]
         else:
             (first, again) = (stack.enter_context(_checkout(word)) for word in (before, after))
             names = first.name, again.name
             workers = [
-                stack.enter_context(interleave.Worker(checkout.folder, machine.device, cold))
+                stack.enter_context(interleave.Process(machine.device, cold, timeout_s, checkout.folder))
                 for checkout in (first, again, first, again)
             ]
             for worker in workers:  # they start together
                 worker.ready()
-            runners = interleave.Several(workers[::2]), interleave.Several(workers[1::2])
+            sides = [interleave.There(worker) for worker in workers]
+            runners = interleave.Several(sides[::2]), interleave.Several(sides[1::2])
             jobs = interleave.plan(runners, asked.problems, asked.patterns)
         if not jobs:
             raise UsageError("neither side has such a strategy for any of these problems")
@@ -232,16 +236,6 @@ def _measured(kind: str, before: str, after: str, asked: _Asked, device: str, ca
         verdicts.show(result, output())
         raise typer.Exit(130)
     return result
-
-
-def _finder(problems: Sequence[Problem], names: tuple[str, str], device: str) -> Find:
-    """What finds the two strategies, by a name of the registry or by a file.  Raises UsageError."""
-    from .. import runner
-
-    found: dict[tuple[Problem, str], Strategy] = {}
-    for name in names:
-        found |= {(job.problem, name): job.strategy for job in runner.plan(problems, [name], device)}
-    return lambda problem, name: found.get((problem, name))
 
 
 @dataclass(frozen=True)

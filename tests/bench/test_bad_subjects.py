@@ -163,7 +163,7 @@ CRASHES = {
     ),
     "writes_to_what_it_did_not_open": (
         """
-        for descriptor in range(3, 20):
+        for descriptor in range(3, 100):
             try: os.write(descriptor, b"\\x08" + bytes(7) + b"nonsense")
             except OSError: pass
         hang()
@@ -306,6 +306,58 @@ def test_verification_is_isolated_too(benched, run_command):
     assert "FAILED aborts, 1 problem: its process was ended by SIGABRT (in compilation)" in out
     assert "Fatal Python error: Aborted | " in out  # and where in the file that was
     assert "aborts.py" in out
+
+
+# ---- two sides, compared
+
+BAD, FINE = "mb4ic3oc3ih8kh3ph1", "mb2ic3oc3ih8kh3ph1"
+
+# What each does on the first problem alone, and what is said of it.
+OF_A_SIDE = {
+    "hangs_while_it_is_timed": ("if n > 20: hang()", "it did not end within 2 s (in timing)"),
+    "faults": ("ctypes.string_at(0)", "its process was ended by SIGSEGV (in compilation)"),
+    "replaces_the_clock": ("if n == 30: time.perf_counter_ns = lambda: 0", "it replaced time.perf_counter_ns"),
+    "wrong_from_the_third_call": ("if n > 2: y[...] = 0", "after timing: y[0, 0, 0, 0] is "),
+    "allocates_all_memory": (
+        "while True: seen[len(seen)] = np.ones(1 << 24)",
+        "it took more than 1.5 GiB of memory (in compilation)",
+    ),
+}
+
+
+@pytest.fixture
+def compared(run_command, monkeypatch, tmp_path):
+    """The comparisons of the two problems, by problem, and the exit code."""
+
+    def run(name, *, first=False):
+        if name == "allocates_all_memory":
+            monkeypatch.setattr(isolation, "MEMORY_SHARE", 1)
+            monkeypatch.setattr(isolation, "host_free_bytes", lambda: 3 << 29)
+        kernel = f"{RIGHT}\nif len(x) == 4:\n" + textwrap.indent(OF_A_SIDE[name][0], "    ")
+        text = FILE.format(name=name, kernel=textwrap.indent(kernel, " " * 12), prepare="")
+        (tmp_path / f"{name}.py").write_text(text)
+        sides = (f"{name}.py", "numpy_direct") if first else ("numpy_direct", f"{name}.py")
+        words = ("--device", "cpu", "--time-budget", "1", "--timeout", "2", "--format", "json")
+        code, out, err = run_command("compare", *sides, BAD, FINE, *words)
+        rows = {row["problem"]: row for row in json.loads(out)["comparisons"]}
+        return code, rows[next(text for text in rows if "mb4" in text)], rows, err
+
+    return run
+
+
+@pytest.mark.parametrize("name", OF_A_SIDE)
+def test_a_bad_side_is_broken_and_the_next_problem_goes_on(name, compared):
+    code, bad, rows, err = compared(name)
+    assert (code, bad["verdict"], bad["before_verdict"], bad["after_verdict"]) == (1, "BROKEN", "PASSED", "FAILED"), err
+    assert OF_A_SIDE[name][1] in bad["reason"]
+    (fine,) = [row for row in rows.values() if row is not bad]
+    assert min(fine["before_n"], fine["after_n"]) > 0
+
+
+def test_it_is_the_side_that_replaced_the_clock_that_has_failed(compared):
+    """Though the other is asked after the turns as well, and shares the process."""
+    _, bad, _, _ = compared("replaces_the_clock", first=True)
+    assert (bad["before_verdict"], bad["after_verdict"]) == ("FAILED", "PASSED")
 
 
 @pytest.mark.gpu

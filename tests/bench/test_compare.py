@@ -3,6 +3,7 @@
 Noise is synthetic, and seeded, wherever a rate is counted, but for the last two tests of rates, which time kernels.
 """
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -13,13 +14,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from gpucnn.bench import UsageError, compare, interleave, records, verdicts
 from gpucnn.bench.compare import Comparison, Estimate, Interval, Judge, Result, Side, paired, simultaneous
 from gpucnn.bench.interleave import BLOCK, LOOKS, Here, Job, Prepared
-from gpucnn.bench.machine import Machine
 from gpucnn.bench.records import SCHEMA, Accuracy, Provenance, Record, Timing, Work
-from gpucnn.bench.timing import HostTimer
+from gpucnn.bench.timing import GpuTimer, HostTimer
 from gpucnn.kernels.problem import parse
 from gpucnn.kernels.strategy import load
 
@@ -100,6 +101,9 @@ class Scripted:
         if isinstance(value, Exception):
             raise value
         return value, 0
+
+    def check(self, us):
+        return Prepared("PASSED")
 
 
 def _judge(count=1):
@@ -355,6 +359,14 @@ def test_intervals_are_wider_where_there_are_more_of_them():
     assert result(*(_file(np.random.default_rng(0), 50) for _ in range(2))).judge.level == simultaneous(50)
 
 
+def test_of_very_few_samples_an_interval_has_ends_all_the_same():
+    """Two blocks leave one degree of freedom, whose t reaches beyond what `exp` takes."""
+    found = Estimate(0.1, ((2.0, 1.0),), (0.0, 0.0), False).interval(simultaneous(90, 7))
+    assert found.ratio == pytest.approx(math.exp(0.1))
+    assert (found.low, found.high) == pytest.approx((1e-6, 1e6))
+    assert found.verdict(0.05) == "AMBIGUOUS"
+
+
 def _layer(name, us, strategy="numpy"):
     return record(f'mb1ic3oc4ih8kh3n"{name}"', strategy, us, operation="conv2d")
 
@@ -449,6 +461,21 @@ def test_json_and_csv_have_everything():
     header, *lines = verdicts.csv(_result(1.0, 1.2)).splitlines()
     assert header.startswith("verdict,problem,strategy,before_verdict,before_us")
     assert [line.split(",")[0] for line in lines] == ["SLOWER", "SAME"]
+
+
+@pytest.mark.parametrize("lost", [2, 20])
+def test_that_many_samples_were_disturbed_is_said_everywhere(lost, capsys):
+    """2 of 22 are not many; 20 of 40 are."""
+    found = _result(1.0)
+    sides = [dataclasses.replace(found.comparisons[0].before, disturbed=lost) for _ in range(2)]
+    found = dataclasses.replace(
+        found, comparisons=(dataclasses.replace(found.comparisons[0], before=sides[0], after=sides[1]),)
+    )
+    verdicts.show(found, Console(width=200))
+    texts = capsys.readouterr().out, verdicts.markdown(found), verdicts.to_json(found)
+    sentence = "Other work took a core during 50% of 80 samples, which were taken again."
+    assert [sentence in text for text in texts] == [lost == 20] * 3
+    assert json.loads(texts[2])["comparisons"][0]["after_disturbed"] == lost
 
 
 def test_an_interval_that_touches_the_tolerance_lies_within_it():
@@ -550,13 +577,13 @@ def _verdicts(before, after, runs=20):
 
     Where the machine is busy a verdict takes longer: a minute is allowed, and a second is usual.
     """
-    machine, judge = Machine("cpu"), _judge()
-    found = Counter()
-    for _ in range(runs):
-        side = Here(machine, HostTimer(1, 1 << 20), False, lambda problem, name: load(name))
-        job = Job(TIMED, "", (str(before), str(after)))
-        comparison = interleave.compared((side, side.twin()), job, seed=0, judge=judge, budget_s=60)
-        found[judge.line(comparison).verdict] += 1
+    judge, found = _judge(), Counter()
+    job = Job(TIMED, "", (str(before), str(after)))
+    with interleave.Process("cpu", False) as process:
+        sides = interleave.There(process), interleave.There(process, 1)
+        for _ in range(runs):
+            comparison = interleave.compared(sides, job, seed=0, judge=judge, budget_s=60)
+            found[judge.line(comparison).verdict] += 1
     return found
 
 
@@ -607,6 +634,45 @@ def test_a_sample_during_which_a_core_was_lost_is_taken_again(monkeypatch):
     assert len(timed) == 3
 
 
+class StandIn(GpuTimer):
+    """A GPU timer without a GPU, which notes what it does."""
+
+    def __init__(self, method):
+        self.method, self.stream, self.events = method, None, []
+
+    def on_stream(self, stream, wait=True):
+        return contextlib.nullcontext()
+
+    def launches(self, calls):
+        return self.method, [lambda call=call: call() for call in calls]
+
+    def _cold(self, launches):
+        def cold():
+            self.events.append("flush")
+            return self._time(launches[0])
+
+        return cold
+
+    def _time(self, call):
+        self.events.append("timed")
+        call()
+        return 5.0
+
+
+@pytest.mark.parametrize(("cold", "events"), [(True, ["flush", "timed", 1]), (False, [1, "timed", 1])])
+def test_how_a_gpu_is_sampled(cold, events):
+    """On a stand-in: after a flush, or after a launch that is not timed; each copy its own."""
+    timer = StandIn("graph")
+    calls = [lambda number=number: timer.events.append(number) for number in range(2)]
+    samples = interleave._samples(timer, calls, cold)
+    assert list(samples) == ["graph", "events"]
+    assert list(interleave._samples(StandIn("events"), calls, cold)) == ["events"]
+    for method in samples:
+        timer.events.clear()
+        assert samples[method][1]() == (5.0, 0)
+        assert timer.events == events
+
+
 # ---- revisions
 
 
@@ -638,7 +704,7 @@ def test_a_revision_against_the_working_tree(run_command, repository, monkeypatc
     rows = {(row["verdict"], row["strategy"]): row["reason"] for row in found["comparisons"][:2]}
     reasons = sorted(rows.values())
     assert [verdict for verdict, _ in rows] == ["BROKEN"] or all(verdict == "BROKEN" for verdict, _ in rows)
-    assert any("its process ended with exit code 9" in row["reason"] for row in found["comparisons"]), reasons
+    assert any("its process ended, with exit code 9" in row["reason"] for row in found["comparisons"]), reasons
     assert any("expected" in row["reason"] for row in found["comparisons"]), reasons
     (direct,) = [row for row in found["comparisons"] if row["strategy"] == "numpy_direct"]
     assert direct["before_n"] == direct["after_n"] == 2 * BLOCK

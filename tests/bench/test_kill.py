@@ -88,7 +88,7 @@ class Run:
         """(exit code, the labels and strategies of what it has named as recorded, all that it said)."""
         said = self.said + self.process.stderr.read()
         self.process.stderr.close()
-        named = re.findall(r"^\[\d+/\d+\] PASSED (\S+) (.*) \S+ µs$", said, re.MULTILINE)
+        named = re.findall(r"^\[\d+/\d+[^]]*\] PASSED (\S+) (.*) \S+ µs$", said, re.MULTILINE)
         return self.process.wait(), {(label, strategy) for strategy, label in named}, said
 
     def survivors(self):
