@@ -461,20 +461,22 @@ def _used(folder: Path) -> int:
 # The timer ------------------------------------------------------------------------------------------------------------
 
 
-def _timer() -> Iterator[Finding]:
-    """Against what takes a known time."""
-    on_gpu = arrays.has_gpu() and importlib.util.find_spec("torch") is not None
-    threads = len(os.sched_getaffinity(0))
-    for name, made in {
-        "host's timer": lambda: timing.HostTimer(threads, machine.host_cache_bytes()),
-        **({"GPU's timer": timing.GpuTimer} if on_gpu else {}),
-    }.items():
-        test = timing.self_test(made())
-        if test.fault:
-            off = "No time that is measured here can be trusted, or other work disturbs even the fastest of ten tries."
-            yield Finding(name, test.fault, "broken", off, "end other work, and run gpucnn doctor again")
-        else:
-            yield Finding(name, "; ".join(map(str, test.checks)))
+def _host_timer() -> Iterator[Finding]:
+    yield _timed("host's timer", timing.HostTimer(len(os.sched_getaffinity(0)), machine.host_cache_bytes()))
+
+
+def _gpu_timer() -> Iterator[Finding]:
+    if arrays.has_gpu() and importlib.util.find_spec("torch") is not None:
+        yield _timed("GPU's timer", timing.GpuTimer())
+
+
+def _timed(part: str, timer: timing.Timer) -> Finding:
+    """A timer against what takes a known time."""
+    test = timing.self_test(timer)
+    if test.fault:
+        off = "No time that is measured here can be trusted, or other work disturbs even the fastest of ten tries."
+        return Finding(part, test.fault, "broken", off, "end other work, and run gpucnn doctor again")
+    return Finding(part, "; ".join(map(str, test.checks)))
 
 
 SECTIONS: dict[str, dict[str, Probe]] = {
@@ -495,7 +497,7 @@ SECTIONS: dict[str, dict[str, Probe]] = {
     },
     "tools": {"C++ compiler": _compiler, "cuobjdump": _tools, "git": _git},
     "disks": {"disks": _disks},
-    "timer": {"timer": _timer},
+    "timer": {"host's timer": _host_timer, "GPU's timer": _gpu_timer},
 }
 
 

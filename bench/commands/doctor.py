@@ -23,6 +23,11 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = F
     not measure what takes a known time as long is broken.
 
     Exit codes: 0 fine, whatever is missing; 1 something that is there does not work; 2 the command is misspelt.
+
+    Examples:
+
+        gpucnn doctor
+        gpucnn doctor --json
     """
     from .. import doctor
 

@@ -34,6 +34,7 @@ def test_this_machine(run_command, monkeypatch):
     findings = {finding["part"]: finding for own in sections.values() for finding in own}
     assert findings["numpy"]["state"] == "ok"
     assert "threads" in findings["processor"]["says"]
+    assert "a spin of known duration: " in findings["host's timer"]["says"]
     assert {finding["state"] for finding in findings.values()} <= set(doctor.STATES)
     assert code == any(finding["state"] == "broken" for finding in findings.values())
     for finding in findings.values():
@@ -310,11 +311,53 @@ def test_a_gpu_without_nvml(gpu, monkeypatch):
 # The timer
 
 
+@pytest.fixture
+def tested(monkeypatch):
+    """The timer's section alone, on a GPU or not: {part: finding} by a self-test that gives such a fault, or none."""
+    monkeypatch.setattr(doctor, "SECTIONS", {"timer": doctor.SECTIONS["timer"]})
+
+    def tested(fault, gpu_timer=None):
+        monkeypatch.setattr(arrays, "has_gpu", lambda: gpu_timer is not None)
+        monkeypatch.setattr(doctor.timing, "GpuTimer", gpu_timer)
+        test = types.SimpleNamespace(fault=fault, checks=("a spin: 1000 µs", "twice the work: 2 µs"))
+        timers = []
+        monkeypatch.setattr(doctor.timing, "self_test", lambda timer: timers.append(timer) or test)
+        return {finding.part: finding for finding in examine()["timer"]}, timers
+
+    return tested
+
+
 @pytest.mark.parametrize(("fault", "state"), [(None, "ok"), ("the timer is off: 3 µs", "broken")])
-def test_the_timers_self_test(fault, state, monkeypatch):
+def test_the_timers_self_test(fault, state, tested):
+    found, (timer,) = tested(fault)
+    assert {part: finding.state for part, finding in found.items()} == {"host's timer": state}
+    assert found["host's timer"].says == (fault or "a spin: 1000 µs; twice the work: 2 µs")
+    assert isinstance(timer, doctor.timing.HostTimer)
+    assert len(timer._writers) == len(os.sched_getaffinity(0))
+
+
+def test_both_timers_are_tested_where_there_is_a_gpu(tested):
+    pytest.importorskip("torch")
+    found, timers = tested(None, gpu_timer=lambda: "the GPU's")
+    assert list(found) == ["host's timer", "GPU's timer"]
+    assert timers[1] == "the GPU's"
+
+
+def test_a_gpu_that_cannot_be_timed_costs_its_own_line_only(tested):
+    pytest.importorskip("torch")
+    found, _ = tested(None, gpu_timer=lambda: 1 / 0)
+    assert {part: finding.state for part, finding in found.items()} == {"host's timer": "ok", "GPU's timer": "broken"}
+    assert "ZeroDivisionError" in found["GPU's timer"].says
+
+
+@pytest.mark.parametrize("rate", [0.5, 2.0])
+def test_a_clock_of_the_wrong_rate_is_found_out_by_the_doctor(rate, run_command, monkeypatch):
+    """By the test itself, with no stand-in: the exit code is 1."""
+    real = doctor.timing.now_ns
     monkeypatch.setattr(arrays, "has_gpu", lambda: False)
-    test = types.SimpleNamespace(fault=fault, checks=("a spin: 1000 µs",))
-    monkeypatch.setattr(doctor.timing, "self_test", lambda timer: test)
-    (found,) = doctor._timer()
-    assert (found.part, found.state) == ("host's timer", state)
-    assert found.says == (fault or "a spin: 1000 µs")
+    monkeypatch.setattr(doctor.timing, "now_ns", lambda: int(real() * rate))
+    monkeypatch.setattr(doctor, "SECTIONS", {"timer": doctor.SECTIONS["timer"]})
+    code, out, _ = run_command("doctor", "--json")
+    (found,) = json.loads(out)["timer"]
+    assert (code, found["state"]) == (1, "broken")
+    assert found["says"].startswith("the timer is off: a spin of known duration: ")
