@@ -312,7 +312,10 @@ def load(paths: str | Path | Iterable[str | Path]) -> pd.DataFrame:
 
 def frame(records: Iterable[Record]) -> pd.DataFrame:
     """Records as a table: see `load`."""
-    import pandas as pd
+    try:
+        import pandas as pd
+    except ModuleNotFoundError:
+        raise UsageError("tables of records need pandas: pip install 'gpucnn[bench]'") from None
 
     records = list(records)
     table = pd.DataFrame([_row(record) for record in records])
