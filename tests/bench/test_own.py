@@ -5,6 +5,7 @@ import hashlib
 import os
 import re
 import shlex
+import sys
 import time
 from pathlib import Path
 
@@ -230,8 +231,9 @@ def source(tmp_path, monkeypatch):
     return Source.read("mine.py")
 
 
-def test_bytecode_that_lies_about_is_not_run(source):
+def test_bytecode_that_lies_about_is_not_run(source, monkeypatch):
     """Python takes a file of the same size and second for the same."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
     names = []
     for name in ("one", "two"):
         file(GOOD.replace("mine", name))
