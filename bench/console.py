@@ -15,8 +15,9 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.measure import Measurement
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
-from rich.table import Column
+from rich.table import Column, Table
 from rich.text import Text
 
 from . import UsageError
@@ -76,6 +77,33 @@ def output() -> Console:
     return _Output(quiet=_quiet) if sys.stdout.isatty() else _Output(quiet=_quiet, width=PIPE_WIDTH)
 
 
+def print_table(table: Table, console: Console) -> None:
+    """Print a table of which nothing is cut off.
+
+    Cells are folded, but for those of columns that do not wrap; where a table is wider than the terminal even then, its
+    lines are too.
+    """
+    width, options = console.width, console.options.update(max_width=1 << 16)
+    for column in table.columns:
+        column.overflow = "fold"
+        if column.no_wrap:
+            cells = (column.header, *column.cells)
+            column.min_width = max(Measurement.get(console, options, cell).maximum for cell in cells)
+    wanted = Measurement.get(console, options, table)
+    if wanted.minimum > width:
+        console.width = wanted.maximum
+    console.print(table, crop=False)
+    console.width = width
+
+
+def counted(count: int, what: str) -> str:
+    """
+    >>> counted(1, "record"), counted(2, "record"), counted(0, "file")
+    ('1 record', '2 records', '0 files')
+    """
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
 def one_of(option: str, values: Collection[str], allowed: Collection[str]) -> list[str]:
     """The values of an option; UsageError where one is not allowed."""
     for value in values:
@@ -112,10 +140,11 @@ def progress(
         task = bar.add_task("", total=total, done=0, jobs=total, forecast=forecast)
 
         def advance(verdict: str, line: str) -> None:
+            line = line.rstrip()
             if forecast is not None:
                 forecast.advance()
             if verdict in faults:
-                bar.console.print(Text(line, "red"))
+                bar.console.print(Text(line, "red"), soft_wrap=True)  # so that a command in it can be copied
             bar.update(task, advance=1, description=line, done=bar.tasks[0].fields["done"] + 1)
 
         yield advance
@@ -125,7 +154,7 @@ def _lines(total: int, forecast: Forecast | None, faults: Collection[str]) -> Ca
     done = iter(range(1, total + 1))
 
     def advance(verdict: str, line: str) -> None:
-        count = next(done)
+        count, line = next(done), line.rstrip()
         if forecast is not None:
             forecast.advance()
         if not _quiet:

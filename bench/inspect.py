@@ -22,6 +22,7 @@ from ..kernels.offline import Compiled, compile_cuda, compile_file, compile_trit
 from ..kernels.problem import Problem, parse
 from ..kernels.strategy import STRATEGIES, Missing, Strategy, load
 from . import UsageError, problems
+from .console import print_table
 
 ARCHS = ("sm_80", "sm_90")
 LAYOUTS = {"float32": "contiguous", "float16": "channels_last"}  # of the problems below, in each dtype
@@ -251,15 +252,17 @@ COLUMNS = ("arch", "threads", "registers", "spilled", "stack", "shared", "occupa
 def show(rows: Sequence[Row], skipped: Sequence[str], output: Console) -> None:
     """A table for each file, and for each strategy on each problem."""
     for what, problem in dict.fromkeys((row.source, row.problem) for row in rows):
-        table = Table("kernel", box=None, pad_edge=False, header_style="bold", title_justify="left", title_style="bold")
+        table = Table(box=None, pad_edge=False, header_style="bold", title_justify="left", title_style="bold")
         table.title = Text(f"{what}  {parse(problem).text(minimal=True) if problem else ''}".rstrip())
+        table.add_column("kernel")
         for column in COLUMNS:
-            table.add_column(column, justify="left" if column in ("arch", "limited by") else "right")
+            justify = "left" if column in ("arch", "limited by") else "right"
+            table.add_column(column, justify=justify, no_wrap=column != "limited by")
         table.add_column("instructions")
         own = [row for row in rows if (row.source, row.problem) == (what, problem)]
         for row in own:
             table.add_row(*map(Text, _cells(row)), style="red" if row.faults else "")
-        output.print(table)
+        print_table(table, output)
         for fault in (fault for row in own for fault in faults(row)):
             output.print(Text(fault, "red"), soft_wrap=True)
         for name, threads, who in dict.fromkeys(

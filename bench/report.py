@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
-from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
 from ..kernels.strategy import STRATEGIES
 from . import clocks, nvbench
+from .console import print_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -327,20 +327,10 @@ def show(tables: Iterable[Grid], console: Console) -> None:
             table.add_row(*(_styled(cell, console.is_terminal) for cell in row))
         console.print(Text(f"\n{grid.title}", "bold"))
         console.print(Text(grid.summary, "dim"))
-        _print_whole(table, console)
+        print_table(table, console)
         for note in grid.notes:
             console.print(Text(note, "dim"), soft_wrap=True)  # so that a command in it can be copied
     console.print(Text(f"\n{LEGEND}", "dim"))
-
-
-def _print_whole(table: Table, console: Console) -> None:
-    """Labels may be folded; where a table is wider even then, its lines are longer than the console's."""
-    width = console.width
-    wanted = Measurement.get(console, console.options.update(max_width=1 << 16), table)
-    if wanted.minimum > width:
-        console.width = wanted.maximum
-    console.print(table, crop=False)
-    console.width = width
 
 
 def _styled(cell: Cell, colour: bool) -> Text:

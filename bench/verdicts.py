@@ -16,6 +16,7 @@ from rich.text import Text
 
 from ..kernels.problem import parse
 from .compare import LEVEL, VERDICTS, Comparison, Group, Interval, Line, Result
+from .console import print_table
 from .records import label
 from .report import figures
 
@@ -127,14 +128,16 @@ def show(result: Result, console: Console) -> None:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False, header_style="bold")
     for number in kept:
         name = COLUMNS[number]
-        table.add_column(name, justify="right" if name in NUMERIC else "left", no_wrap=name in (*NUMERIC, "verdict"))
+        table.add_column(
+            name, justify="right" if name in NUMERIC else "left", no_wrap=name in (*NUMERIC, "verdict", "strategy")
+        )
     for cells in rows:
         table.add_row(*_styled(cells, kept))
     if groups:
         table.add_section()
     for cells in groups:
         table.add_row(*_styled(cells, kept))
-    console.print(table)
+    print_table(table, console)
     for warning in result.warnings:
         console.print(Text(f"Warning: {warning}", "yellow"))
     if result.disturbed:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .. import UsageError
-from ..console import Quiet, output, progress, say, tell
+from ..console import Quiet, counted, output, print_table, progress, say, tell
 from ..options import (
     Batches,
     Device,
@@ -98,7 +98,8 @@ def bitwise(
         print(json.dumps([_row(job, outcome) for job, outcome in outcomes], indent=2))
     else:
         _print(outcomes)
-        say(f"Each ran {runs} times in each of {processes + len(threads or [])} processes.")
+        several = processes + len(threads or [])
+        say(f"Each ran {counted(runs, 'time')} in {'one process' if several == 1 else f'each of {several} processes'}.")
     if any(outcome.verdict in bitwise.FAULTS for _, outcome in outcomes):
         raise typer.Exit(1)
 
@@ -115,13 +116,15 @@ def _print(outcomes: Sequence[tuple[Job, Outcome]]) -> None:
     from ..bitwise import FAULTS, VERDICTS
 
     console = output()
-    table = Table("strategy", box=None, pad_edge=False, header_style="bold")
-    for verdict in VERDICTS:
-        table.add_column(verdict, justify="right")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("strategy", no_wrap=True)
+    met = [verdict for verdict in VERDICTS if any(outcome.verdict == verdict for _, outcome in outcomes)]
+    for verdict in met:
+        table.add_column(verdict, justify="right", no_wrap=True)
     for name in dict.fromkeys(job.strategy.name for job, _ in outcomes):
         counts = Counter(outcome.verdict for job, outcome in outcomes if job.strategy.name == name)
-        table.add_row(name, *(str(counts[verdict] or "") for verdict in VERDICTS))
-    console.print(table)
+        table.add_row(name, *(str(counts[verdict] or "") for verdict in met))
+    print_table(table, console)
     reasons: Counter[str] = Counter()
     for job, outcome in outcomes:
         where = f" on {job.problem}" if outcome.verdict in FAULTS else ""

@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from .. import UsageError
-from ..console import hush, say, tell, warn
+from ..console import counted, hush, say, tell, warn
 
 
 def capture(
@@ -97,7 +97,9 @@ def capture(
         warn(warning)
     found = captured.problems
     calls = sum(problem.count for problem in found)
-    said = f"{calls} calls, {len(found)} problems" if found else "no convolution, pooling, softmax or linear layer ran"
+    said = "no convolution, pooling, softmax or linear layer ran"
+    if found:
+        said = f"{counted(calls, 'call')}, {counted(len(found), 'problem')}"
     tell_it = say if found and not ended else tell
     tell_it(f"{ended}: {said}, written to {out}" if ended else f"{said[0].upper()}{said[1:]}, written to {out}")
     if quiet:

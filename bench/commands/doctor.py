@@ -46,18 +46,19 @@ def _print(sections: dict[str, list[Finding]]) -> None:
     console = output()
     findings = [finding for own in sections.values() for finding in own]
     width = max(len(finding.part) for finding in findings)
+    narrow = console.width < 4 * width  # too narrow for a column of parts
     for name, own in sections.items():
         console.print(Text(name, "bold"))
         table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 1))
         table.add_column(width=max(map(len, STATES)))
-        table.add_column(width=width, no_wrap=True)
+        if not narrow:
+            table.add_column(width=width, no_wrap=True)
         table.add_column(overflow="fold")
         for finding in own:
-            table.add_row(Text(finding.state, STYLES[finding.state]), finding.part, Text(finding.says))
-            if finding.off:
-                table.add_row("", "", Text(finding.off))
-            if finding.remedy:
-                table.add_row("", "", Text(f"→ {finding.remedy}", "bold"))
+            part = [Text(f"{finding.part}: {finding.says}")] if narrow else [finding.part, Text(finding.says)]
+            table.add_row(Text(finding.state, STYLES[finding.state]), *part)
+            for more in filter(None, (Text(finding.off), finding.remedy and Text(f"→ {finding.remedy}", "bold"))):
+                table.add_row(*[""] * len(part), more)
         console.print(table)
     counts = {state: sum(finding.state == state for finding in findings) for state in STATES}
     console.print(", ".join(f"{count} {state}" for state, count in counts.items() if count) + ".")

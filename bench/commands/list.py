@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import re
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
@@ -12,7 +15,7 @@ from ...kernels.arrays import has_gpu
 from ...kernels.outline import Outline, outline
 from ...kernels.strategy import NOT_INSTALLED, STRATEGIES
 from .. import problems
-from ..console import one_of, output
+from ..console import one_of, output, print_table
 
 
 def list_all(
@@ -38,17 +41,17 @@ def list_all(
     table = Table(box=None, pad_edge=False, header_style="bold")
     if what == "strategies":
         for column in ("strategy", "operators", "runs on", "here"):
-            table.add_column(column)
+            table.add_column(column, no_wrap=column == "strategy")
         for row in rows:
             devices = [*row["devices"], *(["cpu (slow)"] if row["interpreted"] else [])]
             table.add_row(row["strategy"], ", ".join(row["operators"]), ", ".join(devices), row["here"])
     else:
-        table.add_column("suite")
-        table.add_column("problems", justify="right")
+        table.add_column("suite", no_wrap=True)
+        table.add_column("problems", justify="right", no_wrap=True)
         table.add_column("is")
         for row in rows:
             table.add_row(row["suite"], str(row["problems"]), row["is"])
-    output().print(table)
+    print_table(table, output())
 
 
 def _strategy(strategy: Outline) -> dict[str, Any]:
@@ -82,5 +85,16 @@ def _suites() -> list[dict[str, Any]]:
     for name, path in problems.suites().items():
         lines = path.read_text().splitlines()
         count = sum(bool(line.strip()) and not line.startswith("#") for line in lines)
-        rows.append({"suite": name, "problems": count, "is": lines[0].lstrip("# ").partition(".  ")[0].rstrip(".")})
+        rows.append({"suite": name, "problems": count, "is": _first_sentence(lines)})
     return rows
+
+
+def _first_sentence(lines: Sequence[str]) -> str:
+    """Of the comment at a file's beginning, without its full stop.
+
+    >>> _first_sentence(["# Stride: 1 to 4, on 5.6 MB,", "# batch 8.  More.", "# Source: a book."])
+    'Stride: 1 to 4, on 5.6 MB, batch 8'
+    """
+    comment = itertools.takewhile(lambda line: line.startswith("#"), lines)
+    text = "".join(line.lstrip("# ") + ("  " if line.endswith((".", "?")) else " ") for line in comment)
+    return re.split(r"(?<=[.?])  ", text)[0].rstrip(".")

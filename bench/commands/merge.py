@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from .. import UsageError, journal
-from ..console import Quiet, one_of, say, tell, warn
+from ..console import Quiet, counted, one_of, say, tell, warn
 
 ENDINGS = (".jsonl", ".parquet", ".csv")
 
@@ -49,6 +49,6 @@ def merge(
     except journal.Unwritable as error:
         tell(f"gpucnn: error: {error}")
         raise typer.Exit(1) from None
-    say(f"{out} has {len(merged)} records of {len(paths)} file{'s' if len(paths) > 1 else ''}.")
+    say(f"{out} has {counted(len(merged), 'record')} of {counted(len(paths), 'file')}.")
     if quiet:
         print(out)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from .. import UsageError, records
-from ..console import Quiet, say, warn
+from ..console import Quiet, counted, say, warn
 
 
 def report(
@@ -53,6 +53,7 @@ def report(
             path.write_bytes(data)
         except OSError as error:
             raise UsageError(f"{path} cannot be written: {error.strerror}") from None
-    say(f"{out}: {len(sources)} records" + (f"; {len(files) - 1} charts in {png}" if png else ""))
+    charts = f"; {counted(len(files) - 1, 'chart')} in {png}" if png else ""
+    say(f"{out}: {counted(len(sources), 'record')}{charts}")
     if quiet:
         print(*files, sep="\n")

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from ...kernels.emulator import ORDERS, SANITIZERS, configure
 from .. import UsageError, report, runner
-from ..console import Quiet, one_of, output, progress, tell
+from ..console import Quiet, counted, one_of, output, print_table, progress, tell
 from ..forecast import Forecast, cost
 from ..options import (
     Batches,
@@ -95,19 +95,20 @@ def verify(
 def _print_verdicts(verdicts: Sequence[tuple[runner.Job, Verdict]]) -> None:
     """How often each strategy got each verdict, the errors that came nearest to their bounds, and every reason."""
     console = output()
-    table = Table("strategy", box=None, pad_edge=False, header_style="bold")
-    for column in (*VERDICTS, "largest error / bound"):
-        table.add_column(column, justify="right")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("strategy", no_wrap=True)
+    met = [verdict for verdict in VERDICTS if any(own.verdict == verdict for _, own in verdicts)]
+    for column in (*met, "largest error / bound"):
+        table.add_column(column, justify="right", no_wrap=column in met)
     for name in dict.fromkeys(job.strategy.name for job, _ in verdicts):
         own = [verdict for job, verdict in verdicts if job.strategy.name == name]
         counts = Counter(verdict.verdict for verdict in own)
         ratios = [verdict.accuracy.of_bound for verdict in own if verdict.accuracy]
         worst = report.figures(max(ratios)) if ratios else ""
-        table.add_row(name, *(str(counts[verdict] or "") for verdict in VERDICTS), worst)
-    console.print(table)
+        table.add_row(name, *(str(counts[verdict] or "") for verdict in met), worst)
+    print_table(table, console)
     reasons = Counter(
         (job.strategy.name, verdict.verdict, verdict.message) for job, verdict in verdicts if verdict.message
     )
     for (name, verdict, message), count in reasons.items():
-        problems_said = "1 problem" if count == 1 else f"{count} problems"
-        console.print(Text(f"{verdict} {name}, {problems_said}: {message}"), soft_wrap=True)
+        console.print(Text(f"{verdict} {name}, {counted(count, 'problem')}: {message}"), soft_wrap=True)

@@ -1,6 +1,8 @@
 """What a person sees of a run: a bar on a terminal, lines elsewhere, little with --quiet; and how it ends early."""
 
 import fcntl
+import importlib.util
+import json
 import os
 import pty
 import re
@@ -14,9 +16,13 @@ import time
 from pathlib import Path
 
 import pytest
+from made_records import make
+from rich.console import Console
+from rich.table import Table
 
-from gpucnn.bench import console
+from gpucnn.bench import cli, console, records
 from gpucnn.bench.forecast import Cost, Forecast
+from gpucnn.bench.records import Timing
 
 RECORDS = Path(__file__).parents[2] / "results/intel-r-xeon-r-processor/smoke.jsonl"
 LINE = "mb1ic3oc4ih8kh3"
@@ -38,6 +44,8 @@ class Slow(type(right)):
 
 strategy = Slow()
 """
+KERNEL = 'extern "C" __global__ void twice(float* x) { x[threadIdx.x] *= 2; }'
+SCRIPT = "import torch\nprint('said')\ntorch.nn.Conv2d(3, 4, 3)(torch.zeros(1, 3, 8, 8))\n"
 # The command itself, but that no time is spent on ceilings.
 PROGRAM = """
 from gpucnn.bench import cli, machine
@@ -103,16 +111,129 @@ def test_quiet_is_of_one_command(run_command):
     assert "[5/5] PASSED" in run_command("verify", LINE, *NUMPY)[2]
 
 
+def recorded(path, us, verdict="PASSED", **changes):
+    """A file of one record, of two runs."""
+    timing = Timing("host", (us,) * 20, (), {}, second=10) if verdict == "PASSED" else None
+    path.write_text(f"{records.to_json(make(verdict=verdict, timing=timing, **changes))}\n")
+
+
+@pytest.fixture
+def files(tmp_path):
+    """What the modes are asked about, in their folder."""
+    for name, us in {"before": 100.0, "after": 120.0}.items():
+        recorded(tmp_path / f"{name}.jsonl", us)
+    recorded(tmp_path / "broken.jsonl", 0.0, "FAILED", message="y[0] is nan")
+    recorded(tmp_path / "other.jsonl", 100.0, strategy="numpy_fft")
+    (tmp_path / "torn.jsonl").write_text((tmp_path / "before.jsonl").read_text() + '{"schema": 3, "prob')
+    (tmp_path / "twice.cu").write_text(KERNEL)
+    (tmp_path / "outside.cu").write_text(KERNEL.replace("threadIdx.x", "threadIdx.x + 1"))
+    (tmp_path / "layer.py").write_text(SCRIPT)
+    return tmp_path
+
+
+def needs(module):
+    return pytest.mark.skipif(importlib.util.find_spec(module) is None, reason=f"there is no {module}")
+
+
+QUIET = {  # words -> exit code, stdout, the beginnings of the lines of stderr
+    ("compare", "before.jsonl", "before.jsonl"): (0, "SAME\n", []),
+    ("compare", "after.jsonl", "before.jsonl"): (0, "FASTER\n", []),
+    ("compare", "before.jsonl", "after.jsonl"): (1, "SLOWER\n", ["SLOWER numpy_direct net:conv1 +20.0% ["]),
+    ("compare", "before.jsonl", "broken.jsonl"): (
+        1,
+        "SLOWER\n",
+        ["BROKEN numpy_direct net:conv1 FAILED: y[0] is nan"],
+    ),
+    ("compare", "torn.jsonl", "before.jsonl"): (0, "SAME\n", ["gpucnn: warning: torn.jsonl:2: the last line is torn"]),
+    ("compare", "before.jsonl", "nosuch.jsonl"): (2, "", ["gpucnn: error: nosuch.jsonl cannot be read"]),
+    ("merge", "before.jsonl", "other.jsonl", "--out", "all.jsonl"): (0, "all.jsonl\n", []),
+    ("merge", "torn.jsonl", "--out", "all.csv"): (0, "all.csv\n", ["gpucnn: warning: torn.jsonl:2: the last line is"]),
+    ("merge", "before.jsonl", "after.jsonl", "--out", "all.jsonl"): (
+        2,
+        "",
+        ["gpucnn: error: before.jsonl and after.jsonl have different records"],
+    ),
+    ("report", "before.jsonl"): (0, "report.html\n", []),
+    ("report", "nosuch.jsonl"): (2, "", ["gpucnn: error: nosuch.jsonl cannot be read"]),
+    ("capture", "layer.py"): (0, "layer.suite.txt\n", ["said"]),
+    ("inspect", "twice.cu", "--arch", "sm_90"): (0, "", []),
+    ("inspect", "twice.cu", "--arch", "sm_90", "--shared", "300000"): (1, "", ["twice, sm_90: ", "twice, sm_90: "]),
+    ("inspect", "cupy_gemm", "--arch", "sm_90"): (0, "", []),
+}
+NEEDS = {"report": "altair", "capture": "torch", "inspect": "cupy"}
+
+
+@pytest.mark.parametrize(
+    "words",
+    [pytest.param(words, marks=needs(NEEDS[words[0]]) if words[0] in NEEDS else ()) for words in QUIET],
+    ids=" ".join,
+)
+def test_quiet(words, run_command, files):
+    """stdout has what another program would read; stderr what is wrong, line by line, and nothing beside it."""
+    code, out, lines = QUIET[words]
+    ended = run_command(*words, "--quiet")
+    said = [line for line in ended[2].splitlines() if "no cuobjdump" not in line]
+    assert (ended[0], ended[1]) == (code, out)
+    assert len(said) == len(lines), said
+    assert all(line.startswith(begin) for line, begin in zip(said, lines, strict=True)), said
+
+
+@pytest.mark.parametrize("form", ["markdown", "csv", "json"])
+def test_quiet_keeps_a_document_that_is_asked_for(form, run_command, files):
+    words = ("compare", "before.jsonl", "after.jsonl", "--format", form)
+    loud, quiet = run_command(*words), run_command(*words, "-q")
+    assert (loud[0], loud[1], loud[2]) == (1, quiet[1], "")
+    assert quiet[2].startswith("SLOWER numpy_direct")
+
+
+@needs("altair")
+def test_quiet_report_says_every_file_that_it_has_written(run_command, files):
+    code, out, err = run_command("report", "before.jsonl", "--png", "plots", "--quiet")
+    written = ["report.html", *sorted(str(path.relative_to(files)) for path in (files / "plots").iterdir())]
+    assert (code, sorted(out.splitlines()), err) == (0, sorted(written), "")
+    assert len(written) > 1
+
+
+def test_quiet_comparison_of_what_is_measured(run_command, files):
+    """As all of them: no word of what is done, no progress."""
+    words = ("compare", "numpy_direct", "numpy_fft", LINE, "--device", "cpu", "--time-budget", "0")
+    _, out, err = run_command(*words, "--quiet")
+    assert out.strip() in ("SAME", "FASTER", "SLOWER", "AMBIGUOUS")
+    assert not any(word in err for word in ("Comparing", "[1/1", "There is no GPU"))
+    assert "Comparing" in run_command(*words)[2]
+
+
+def test_quiet_json_of_bitwise_and_inspect(run_command, files):
+    words = ("bitwise", LINE, "--strategy", "numpy_fft", "--device", "cpu", "--processes", "1", "--runs", "2")
+    code, out, err = run_command(*words, "--json", "-q")
+    assert (code, err, [row["verdict"] for row in json.loads(out)]) == (0, "", ["REPEATS"])
+
+
+LOUD = {"list", "table", "doctor", "emulate"}  # they print what they are asked for, and nothing beside it
+
+
+def test_every_mode_that_says_more_than_it_is_asked_for_can_be_quiet(run_command):
+    for mode in cli.COMMANDS:
+        assert ("--quiet" in run_command(mode, "--help")[1]) == (mode not in LOUD), mode
+
+
+def test_capture_leaves_the_script_its_q(run_command, files):
+    pytest.importorskip("torch")
+    (files / "words.py").write_text(SCRIPT.replace("'said'", "__import__('sys').argv[1:]"))
+    code, out, _ = run_command("capture", "words.py", "-q", "-freq", "3")
+    assert (code, out) == (0, "['-q', '-freq', '3']\n")
+
+
 # A terminal -----------------------------------------------------------------------------------------------------------
 
 
-def on_terminal(tmp_path, *words, columns=100, environment=None):
+def on_terminal(tmp_path, *words, columns=100, environment=None, program=("-m", "gpucnn.bench")):
     """(exit code, what the terminal got) of a command whose output is a terminal of such a width."""
     own, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
     variables = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES", "NO_COLOR")}
     with subprocess.Popen(
-        [sys.executable, "-m", "gpucnn.bench", *words],
+        [sys.executable, *program, *words],
         stdin=theirs,
         stdout=theirs,
         stderr=theirs,
@@ -166,6 +287,98 @@ def test_a_narrow_terminal(columns, tmp_path):
     assert "5/5" in "".join(bars)
     assert max(map(len, bars)) <= columns
     assert columns < 60 or any("PASSED numpy_fft" in line for line in bars)
+
+
+def test_a_fault_above_the_bar_can_be_copied(tmp_path):
+    """Its command is not broken into the terminal's lines."""
+    words = ("verify", "--op=softmax --axis=1 8x1", "--strategy", "numpy", "--device", "cpu")
+    _, text = on_terminal(tmp_path, *words, columns=40)
+    (fault, *_) = [line for line in shown(text) if line.startswith("MISTRUSTED numpy --op=softmax")]
+    assert "Reproduce: gpucnn verify --strategy numpy" in fault
+
+
+MODES = {
+    "list": ("list",),
+    "list suites": ("list", "suites"),
+    "verify": ("verify", LINE, *NUMPY),
+    "bitwise": ("bitwise", LINE, *NUMPY, "--processes", "1", "--runs", "2"),
+    "bench": ("bench", LINE, "--strategy", "numpy_fft", "--device", "cpu", "--time-budget", "0"),
+    "table": ("table", str(RECORDS)),
+    "compare": ("compare", str(RECORDS), str(RECORDS)),
+    "inspect": ("inspect", "twice.cu", "--arch", "sm_90"),
+    "emulate": ("emulate", "outside.cu", "x=32"),
+    "merge": ("merge", "before.jsonl", "other.jsonl", "--out", "all.csv"),
+    "report": ("report", "before.jsonl"),
+    "capture": ("capture", "layer.py"),
+    "doctor": ("doctor",),
+}
+WHOLE = {  # what must not be cut off, however narrow the terminal
+    "list": ("triton_implicit_gemm_tma", "triton_softmax_online"),
+    "list suites": ("convnet_benchmarks_networks", "as in `sweep`"),
+    "verify": ("numpy_winograd_f2x3", "numpy_im2col_gemm"),
+    "bitwise": ("numpy_winograd_f2x3", "REPEATS"),
+    "bench": ("numpy", "floor", LINE),
+    "table": ("resnet50:res2a_branch2b", "winograd", "163000"),
+    "compare": ("conv2d lenet5:C1", "numpy_winograd_f2x3", "3 samples are too few.", "×0.00156, ×641"),
+    "inspect": ("twice", "registers", "sm_90"),
+    "emulate": ("block (0, 0, 0), thread (31, 0, 0)",),
+    "merge": ("all.csv has 2 records of 2 files.",),
+    "report": ("report.html: 1 record",),
+    "capture": ("1 call, 1 problem, written to layer.suite.txt",),
+    "doctor": ("gpucnn", "host's timer"),
+}
+PARTS = [pytest.param(name, marks=needs(NEEDS[name]) if name in NEEDS else ()) for name in MODES]
+QUICK = """
+import sys
+from gpucnn.bench import cli, doctor, machine, timing
+machine.Machine.copy_gbs = machine.Machine.rate_gflops = lambda *_: 20.0
+doctor.LIBRARIES = doctor.LIBRARIES[:1]
+doctor._used = lambda folder: 0
+for name in ("torch's CUDA", "CuPy's CUDA"):
+    del doctor.SECTIONS["libraries"][name]
+cli.main()
+"""
+
+
+@pytest.mark.parametrize("columns", [40, 200])
+@pytest.mark.parametrize("name", PARTS)
+def test_nothing_is_cut_off(name, columns, files):
+    """But for the line of progress: names, numbers and sentences are whole, if in lines longer than the terminal's."""
+    _, text = on_terminal(files, *MODES[name], columns=columns, program=("-c", QUICK))
+    lines = [line for line in shown(text) if "━" not in line]
+    assert [line for line in lines if "…" in line] == []
+    for words in WHOLE[name]:
+        assert words in " ".join(" ".join(lines).split()), words
+    assert "Traceback" not in text
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_plain_lines_in_a_pipe(name, files):
+    """No colour, no movement, no bar, nothing drawn twice; what is said beside the results goes to stderr."""
+    words = [sys.executable, "-c", QUICK, *MODES[name]]
+    variables = {key: value for key, value in os.environ.items() if key not in ("COLUMNS", "FORCE_COLOR")}
+    done = subprocess.run(words, capture_output=True, text=True, cwd=files, check=False, env=variables)
+    both = done.stdout + done.stderr
+    assert not re.search(r"[\x1b\r━…]", both)
+    assert all(words in both for words in WHOLE[name])
+    lines = [line for line in done.stderr.splitlines() if line.startswith("[")]
+    assert lines == sorted(set(lines))
+    assert not any(line.endswith(" ") for line in done.stderr.splitlines())
+    assert "Traceback" not in both
+
+
+@pytest.mark.parametrize("width", [20, 60, 200])
+def test_a_table_is_folded_where_it_may_be_and_never_cut(width, capsys):
+    table = Table(box=None, pad_edge=False)
+    table.add_column("name", no_wrap=True)
+    table.add_column("said", no_wrap=False)
+    table.add_row("one name of several words", "a sentence of many words and one_that_is_long")
+    console.print_table(table, Console(width=width))
+    lines = capsys.readouterr().out.splitlines()
+    text = " ".join(" ".join(lines).split())
+    assert "one name of several words" in text
+    assert "one_that_is_long" in text
+    assert (len(lines) == 2) == (width != 60)
 
 
 def test_without_colour(tmp_path):
