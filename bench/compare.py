@@ -510,11 +510,10 @@ def differences(
         if not any_machine:
             raise UsageError(f"the records are of different hardware, {said}: add --any-machine to compare them anyway")
         warnings.append(f"The hardware differs: {said}.")
+    passed = [frame[frame["verdict"] == "PASSED"] for frame in (before, after)]
     for column in ("host", "driver", "threads", "seed", "method", "flushed_bytes"):
-        first, again = (
-            sorted(map(str, values(frame[frame["verdict"] == "PASSED"], column))) for frame in (before, after)
-        )
-        if first != again:
+        first, again = (sorted(map(str, values(frame, column))) for frame in passed)
+        if first != again and not any(frame.empty for frame in passed):  # where nothing passed, nothing was timed
             warnings.append(
                 f"{column} differs: {', '.join(first) or 'none'} before, {', '.join(again) or 'none'} after."
             )
