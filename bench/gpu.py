@@ -1,9 +1,11 @@
 """`make gpu`: what only a GPU can answer, the most important first, within a time budget.
 
-Tests come first, then the verification of every strategy, then the suites.  Each phase is a command of its own, with
-its share of the time that is left; it is stopped when that is over, and what it wrote stays.  A phase that fails fails
-the whole, and the others run all the same.  Records and what the commands print go to results/<device>/gpu-<time>*; the
-folder is packed anew after every phase, so that whatever ends the run leaves an archive.
+Tests come first, then the verification of every strategy, on real layers before edge cases; then times: of real layers,
+of networks and published lists of layers, of each operator, and last the sweeps over one property.  Each phase is a
+command of its own, with its share of the time that is left; it is stopped when that is over, and what it wrote stays.
+A phase that fails fails the whole, and the others run all the same.  Records and what the commands print go to
+results/<device>/gpu-<time>*; the folder is packed anew after every phase, so that whatever ends the run leaves an
+archive.
 """
 
 from __future__ import annotations
@@ -22,44 +24,65 @@ from typing import TextIO
 from ..kernels.arrays import has_gpu
 from .machine import Machine
 
-LEAST_S = 15.0  # a phase with less time is not begun
+LEAST_S = 30.0  # for a phase; with less it is not begun
 GRACE_S = 10  # between the interrupt and the kill
 
 
 @dataclass(frozen=True)
 class Phase:
-    """A command, and its share of the time that is left when it begins.
+    """A command, and its weight: the time that is left is shared with the phases after it by their weights.
 
-    In its words `{seconds}` stands for the time it may take, `{run}` for the beginning of the run's file names.
+    What a phase does not need is theirs.  In its words `{seconds}` stands for the time it may take, `{run}` for the
+    beginning of the run's file names.
     """
 
     name: str
-    share: float
+    weight: float
     command: tuple[str, ...]
 
     @classmethod
-    def suites(cls, name: str, share: float, *words: str) -> Phase:
+    def verified(cls, name: str, weight: float, *words: str) -> Phase:
+        return cls(name, weight, (*_GPUCNN, "verify", *words, "--device", "cuda"))
+
+    @classmethod
+    def timed(cls, name: str, weight: float, *words: str) -> Phase:
         """A run of the bench, which ends by itself when its time is over."""
         recorded = ("--time-budget", "{seconds}", "--out", f"{{run}}-{name}.jsonl")
-        return cls(name, share, (*_GPUCNN, "bench", *words, "--device", "cuda", *recorded))
+        return cls(name, weight, (*_GPUCNN, "bench", *words, "--device", "cuda", *recorded))
 
 
 _GPUCNN = (sys.executable, "-m", "gpucnn.bench")
-_VERIFY = (*_GPUCNN, "verify", "smoke", "--device", "cuda", "--dtype", "float32", "--dtype", "float16")
-_NETWORKS = ("resnet50", "vgg16", "alexnet")
-PHASES = (
-    Phase("tests", 0.3, (sys.executable, "-m", "pytest", "-q", "-m", "gpu", "tests")),
-    Phase("verification", 0.2, (*_VERIFY, "--dtype", "bfloat16")),
-    Phase("verification-channels-last", 0.2, (*_VERIFY, "--layout", "channels_last")),
-    Phase.suites("smoke", 0.3, "smoke"),
-    Phase.suites("networks-float16", 0.5, *_NETWORKS, "--mb", "32", "--dtype", "float16", "--layout", "channels_last"),
-    Phase.suites("networks-float32", 0.5, *_NETWORKS, "--mb", "32", "--dtype", "float32"),
-    Phase.suites("mobilenet", 0.4, "mobilenet_v1", "--mb", "32", "--dtype", "float16", "--layout", "channels_last"),
-    Phase.suites("pool", 0.3, "pool", "--dtype", "float16", "--layout", "channels_last"),
-    Phase.suites("softmax", 0.4, "softmax"),
-    Phase.suites("linear", 0.4, "linear", "--dtype", "float16"),
-    Phase.suites("large-filters", 0.4, "large_filters"),
-    Phase.suites("sweep", 1.0, "sweep"),
+_FLOATS = ("--dtype", "float32", "--dtype", "float16", "--dtype", "bfloat16")
+_HALF = ("--dtype", "float16")
+_FAST = (*_HALF, "--layout", "channels_last")  # what networks run in
+_EDGES = ("edge_cases", "groups", "dilation")  # where kernels go wrong
+_OLDER = ("resnet50", "vgg16", "alexnet")
+_NEWER = ("googlenet", "densenet121", "zfnet")
+PHASES = (  # weights: the seconds of the Makefile's 1500 that each has where all need all of theirs
+    Phase("tests", 320, (sys.executable, "-m", "pytest", "-q", "-m", "gpu", "tests")),
+    Phase.verified("verification", 140, "smoke", *_FLOATS),
+    Phase.verified("verification-channels-last", 90, "smoke", "--dtype", "float32", *_FAST),
+    Phase.verified("verification-edges", 120, *_EDGES, "--dtype", "float32", *_HALF),
+    Phase.verified("verification-edges-channels-last", 60, *_EDGES, *_FAST),
+    Phase.timed("smoke", 80, "smoke"),
+    Phase.timed("networks-float16", 110, *_OLDER, "--mb", "32", *_FAST),
+    Phase.timed("networks-float32", 70, *_OLDER, "--mb", "32"),
+    Phase.timed("mobilenets", 40, "mobilenet_v2", "mobilenet_v1", "--mb", "32", *_FAST),
+    Phase.timed("more-networks", 60, *_NEWER, "--mb", "32", *_FAST),
+    Phase.timed("convnet-benchmarks", 30, "convnet_benchmarks", "--dtype", "float32", *_HALF),
+    Phase.timed("deepbench-training", 30, "deepbench_training", *_FAST),
+    Phase.timed("deepbench-server", 30, "deepbench_server", *_FAST),
+    Phase.timed("deepbench-device", 30, "deepbench_device", *_FAST),
+    Phase.timed("pool", 30, "pool", *_FAST),
+    Phase.timed("softmax", 30, "softmax"),
+    Phase.timed("linear", 30, "linear", *_HALF),
+    Phase.timed("large-filters", 30, "large_filters"),
+    Phase.timed("groups", 30, "groups", *_FAST),
+    Phase.timed("stride", 30, "stride", *_HALF),
+    Phase.timed("padding", 30, "padding", *_HALF),
+    Phase.timed("dilation", 30, "dilation", *_HALF),
+    Phase.timed("sweep", 30, "sweep"),
+    Phase.timed("edge-cases", 20, "edge_cases", *_HALF),
 )
 
 
@@ -73,10 +96,12 @@ def run(phases: Sequence[Phase], budget_s: float, folder: Path, archive: Path | 
     outcomes = {}
     folder.mkdir(parents=True, exist_ok=True)
     with Path(f"{files}.log").open("w") as log:
-        for phase in phases:
+        for number, phase in enumerate(phases):
             begin = time.monotonic()
-            seconds = (end - begin) * phase.share
-            if seconds < LEAST_S:
+            left = end - begin
+            share = phase.weight / sum(later.weight for later in phases[number:])
+            seconds = min(left, max(LEAST_S, left * share))
+            if left < LEAST_S:
                 outcomes[phase.name] = "left out: no time"
                 continue
             print(f"\n{phase.name}: at most {seconds:.0f} s", flush=True)

@@ -10,9 +10,11 @@ import typer
 
 from gpucnn.bench import cli, gpu, problems, runner
 
+MAKEFILE = Path(__file__).parent.parent / "Makefile"
 
-def phase(name: str, share: float, program: str, *words: str) -> gpu.Phase:
-    return gpu.Phase(name, share, (sys.executable, "-u", "-c", program, *words))
+
+def phase(name: str, weight: float, program: str, *words: str) -> gpu.Phase:
+    return gpu.Phase(name, weight, (sys.executable, "-u", "-c", program, *words))
 
 
 PASSES = phase("passes", 1.0, "print('hello')")
@@ -44,7 +46,7 @@ def test_a_failed_phase_fails_the_whole_and_the_next_runs(tmp_path, capsys):
 
 def test_time_over_stops_a_phase_keeps_what_it_wrote_and_leaves_out_the_rest(tmp_path, capsys):
     """A command that ignores the interrupt's default has its children stopped too: it sleeps in one."""
-    hangs = phase("hangs", 1.0, "import os; print('begun'); os.system('sleep 60')")
+    hangs = phase("hangs", 1e6, "import os; print('begun'); os.system('sleep 60')")
     assert not gpu.run([hangs, PASSES], 1.2, tmp_path / "device", tmp_path / "out/device.tar.gz")
     said = capsys.readouterr().out
     assert "hangs   STOPPED after 1 s" in said
@@ -63,9 +65,44 @@ def test_the_archive_holds_what_stood_after_the_last_phase(tmp_path):
 
 
 def test_the_bench_is_told_its_time(tmp_path):
-    says = phase("says", 0.5, "import sys; print(sys.argv[1])", "{seconds}")
-    gpu.run([says], 60, tmp_path / "device", None)
-    assert log(tmp_path / "device") == f"{30 - gpu.GRACE_S}\n"
+    """By weight; what the first leaves goes to those after it; a light one gets the least there is, while that lasts."""
+    says = [phase(name, weight, "import sys; print(sys.argv[1])", "{seconds}") for name, weight in (("a", 1), ("b", 2))]
+    gpu.run(says, 600, tmp_path / "device", None)
+    first, again = (int(line) + gpu.GRACE_S for line in log(tmp_path / "device").splitlines())
+    assert first == 200
+    assert 570 < again <= 600  # less what the first has taken
+
+
+def test_a_light_phase_gets_the_least_that_there_is(tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu, "LEAST_S", 25.0)
+    says = [phase("light", 1, "import sys; print(sys.argv[1])", "{seconds}"), phase("heavy", 1e6, "")]
+    gpu.run(says, 60, tmp_path / "device", None)
+    assert log(tmp_path / "device") == f"{25 - gpu.GRACE_S}\n"
+
+
+def test_what_is_right_comes_before_what_is_fast_and_networks_before_sweeps():
+    commands = [phase.command[3] for phase in gpu.PHASES[1:]]
+    assert gpu.PHASES[0].name == "tests"
+    assert commands == sorted(commands, reverse=True)  # verify, then bench
+    places = {suite: place for place, phase in enumerate(gpu.PHASES) for suite in reversed(phase.command)}
+    timed = {suite: places[suite] for suite in problems.suites() if suite in places}
+    networks = max(timed[name] for name in ("resnet50", "vgg16", "googlenet", "densenet121", "mobilenet_v2"))
+    assert networks < min(timed[name] for name in ("stride", "padding", "dilation", "groups", "sweep", "edge_cases"))
+
+
+def test_every_suite_is_timed_and_edge_cases_are_verified():
+    """But for what is in another suite: LeNet-5's layers are in smoke, convnet-benchmarks' networks are older ones."""
+    named = {"verify": set(), "bench": set()}
+    for _, _, _, command, *words in (phase.command for phase in gpu.PHASES[1:]):
+        named[command] |= set(words) & set(problems.suites())
+    assert set(problems.suites()) - named["bench"] == {"lenet5", "convnet_benchmarks_networks"}
+    assert named["verify"] == {"smoke", "edge_cases", "groups", "dilation"}
+
+
+def test_the_weights_are_the_seconds_that_the_makefile_gives():
+    (budget_s,) = re.findall(r"^BUDGET_S \?= (\d+)$", MAKEFILE.read_text(), re.MULTILINE)
+    assert sum(phase.weight for phase in gpu.PHASES) == float(budget_s)
+    assert len({phase.name for phase in gpu.PHASES}) == len(gpu.PHASES)
 
 
 def test_without_a_gpu_it_says_so(monkeypatch):
@@ -82,5 +119,9 @@ def test_its_commands_are_the_benchs(phase):
     assert (python, flag, module) == (sys.executable, "-m", "gpucnn.bench")
     commands = typer.main.get_command(cli.app()).commands
     asked = commands[command].make_context(command, words).params
-    selection = problems.select(asked["sources"], dtypes=asked["dtypes"], layout=asked["layout"])
-    assert runner.plan(selection.problems, [], "cuda")
+    selection = problems.select(
+        asked["sources"], batches=asked["batches"] or [], dtypes=asked["dtypes"] or [], layout=asked["layout"]
+    )
+    assert selection.problems
+    assert not selection.warnings
+    assert {job.problem for job in runner.plan(selection.problems, [], "cuda")} == set(selection.problems)

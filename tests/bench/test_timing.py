@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import os
 import sys
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -191,6 +192,51 @@ def test_a_flush_changes_twice_the_cache_and_each_cores_thread_stays_on_it():
     assert (timer._flushed == -1).sum() * 8 == 1920
     mine = sorted(os.sched_getaffinity(0))
     assert [core.result() for core in cores] == [{mine[k % len(mine)]} for k in range(3)]
+
+
+def test_a_flush_ends_with_the_timing_thread_alone(monkeypatch):
+    """All cores' threads write at the same time, each its share; when all have ended, this thread, which then samples.
+
+    Writers wait for one another, and then for this thread, in vain: were they not waited for, it would overtake them.
+    """
+    timer = HostTimer(threads=3, cache_bytes=960)
+    owners = [writer.submit(threading.get_ident).result() for writer in timer._writers]
+    shared, alone = timer._flushed
+    together, overtaken, events = threading.Barrier(len(owners)), threading.Event(), []
+
+    def invert(data, out):
+        me = threading.get_ident()
+        if me in owners:
+            together.wait(10)
+            overtaken.wait(0.2)
+        else:
+            overtaken.set()
+        np.invert(data, out)
+        events.append((me, data.ctypes.data, data.nbytes, out is data))
+
+    monkeypatch.setattr(timing, "np", SimpleNamespace(invert=invert, array_split=np.array_split))
+    timer._cold([lambda: events.append(threading.get_ident())])()
+
+    shares = np.array_split(shared, len(owners))
+    written = [(owner, share.ctypes.data, share.nbytes, True) for owner, share in zip(owners, shares, strict=True)]
+    assert len(set(owners)) == 3
+    assert sorted(events[:-2]) == sorted(written)
+    assert events[-2:] == [(threading.get_ident(), alone.ctypes.data, 960, True), threading.get_ident()]
+    assert (timer._flushed == -1).all()  # all of it, and nothing twice
+
+
+def test_a_writer_that_fails_is_not_passed_over(monkeypatch):
+    timer = HostTimer(threads=2, cache_bytes=960)
+
+    me = threading.get_ident()
+
+    def invert(data, out):
+        if threading.get_ident() != me:
+            raise MemoryError
+
+    monkeypatch.setattr(timing, "np", SimpleNamespace(invert=invert, array_split=np.array_split))
+    with pytest.raises(MemoryError):
+        timer._cold([lambda: pytest.fail("it was sampled, on caches that are warm")])()
 
 
 # The self-test --------------------------------------------------------------------------------------------------------
