@@ -17,6 +17,7 @@ from . import UsageError
 from .validate import raised
 
 DEVICES, LIBRARIES = ("cpu", "cuda"), ("numpy", "torch", "cupy")
+BESIDE = (".cu", ".cuh", ".h", ".hpp", ".cpp")  # endings of files of the same stem, which are of its text
 SAID_CHARACTERS = 1000  # of why a file cannot be loaded
 _NAME = re.compile(r"\w[\w-]{0,63}", re.ASCII)
 
@@ -25,14 +26,16 @@ _NAME = re.compile(r"\w[\w-]{0,63}", re.ASCII)
 class Source:
     """A person's own file.
 
-    file  as it was given
-    path  absolute
-    text  when the command began: that is run, whatever becomes of the file meanwhile
+    file    as it was given
+    path    absolute
+    text    when the command began: that is run, whatever becomes of the file meanwhile
+    beside  files of the same stem that lay beside it then: ("mine.cu", its SHA-256)
     """
 
     file: str
     path: str
     text: bytes
+    beside: tuple[tuple[str, str], ...] = ()
 
     @classmethod
     def read(cls, file: str) -> Source:
@@ -40,20 +43,30 @@ class Source:
         if not Path(file).is_file():
             raise UsageError(f"--strategy {file}: there is no such file")
         try:
-            return cls(file, os.path.abspath(file), Path(file).read_bytes())
+            return cls(file, os.path.abspath(file), Path(file).read_bytes(), _beside(Path(file)))
         except OSError as error:
             raise UsageError(f"--strategy {file} cannot be read: {error.strerror}") from None
 
     @property
     def sha256(self) -> str:
-        return hashlib.sha256(self.text).hexdigest()
+        """Of the text; where there are files beside it, of what `sha256sum mine.cu mine.py` prints."""
+        own = _sha256(self.text)
+        if not self.beside:
+            return own
+        files = sorted([*self.beside, (Path(self.path).name, own)])
+        return _sha256("".join(f"{digest}  {name}\n" for name, digest in files).encode())
 
     def stands(self) -> bool:
-        """Whether the file still holds that text."""
+        """Whether the file and those beside it are what they were when the command began."""
         try:
-            return Path(self.path).read_bytes() == self.text
+            return Path(self.path).read_bytes() == self.text and not self.altered()
         except OSError:
             return False
+
+    def altered(self) -> str | None:
+        """The name of a file beside it that is not what it was when the command began."""
+        changed = set(self.beside) ^ set(_beside(Path(self.path)))
+        return min((name for name, _ in changed), default=None)
 
     def load(self) -> Strategy:
         """Run it.  Raises what it raises, and NoStrategy where it gives no strategy that the bench can judge."""
@@ -69,6 +82,15 @@ class Source:
     def unusable(self, why: str) -> UsageError:
         said = " | ".join(line.strip() for line in why.splitlines() if line.strip())
         return UsageError(f"--strategy {self.file} cannot be loaded: {said[:SAID_CHARACTERS]}")
+
+
+def _sha256(text: bytes) -> str:
+    return hashlib.sha256(text).hexdigest()
+
+
+def _beside(path: Path) -> tuple[tuple[str, str], ...]:
+    files = (path.with_suffix(ending) for ending in BESIDE)
+    return tuple((file.name, _sha256(file.read_bytes())) for file in files if file.is_file())
 
 
 @dataclass(frozen=True)

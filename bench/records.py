@@ -128,7 +128,7 @@ class Record:
     algorithm      what the vendor's library ran, where that can be known
     spent_s        what the record cost: the step -> seconds
     source         of a person's own strategy, its file as it was given; None of gpucnn's
-    source_sha256  of the text that was run
+    source_sha256  of its text; where mine.cu lies beside mine.py, of what `sha256sum mine.cu mine.py` prints
     """
 
     schema: int

@@ -282,6 +282,8 @@ function open(id) {
       ["of its bound", figures(accuracy?.of_bound)],
       ["compared", accuracy ? `${accuracy.checked} of ${accuracy.outputs} outputs` : ""],
       ["algorithm", record.algorithm],
+      ["own file", record.source],
+      ["its SHA-256", record.source_sha256],
       ["machine", r.machine],
       ["utc", provenance.utc],
     ]),

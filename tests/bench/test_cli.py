@@ -168,7 +168,10 @@ def test_a_strategy_of_ones_own_comes_in_by_its_file(gpucnn, tmp_path):
     ("text", "message"),
     [
         (None, "there is no such file"),
-        ("import nowhere", "cannot be loaded: import raised ModuleNotFoundError: No module named 'nowhere'"),
+        (
+            "import nowhere",
+            "cannot be loaded: import raised ModuleNotFoundError: No module named 'nowhere' (in line 1)",
+        ),
         ("x = 1", "gives no strategy"),
         (OWN.format(name="numpy_direct", strategy="Mine()"), "is named 'numpy_direct', as one of gpucnn's own"),
     ],

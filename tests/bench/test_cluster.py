@@ -1,6 +1,7 @@
 """Shards and a Ray cluster: every problem once, the same records as of one machine, also where a worker is lost."""
 
 import dataclasses
+import hashlib
 import itertools
 import os
 import signal
@@ -22,7 +23,8 @@ LINES = (
     "mb1ic3oc5ih10kh3",
     "--op=linear mb2ic8oc4",
 )
-NUMPY = ("--strategy", "numpy*", "--device", "cpu")
+CPU = ("--device", "cpu")
+NUMPY = ("--strategy", "numpy*", *CPU)
 
 
 def jobs_of(*sources):
@@ -191,6 +193,37 @@ def test_ray_gives_the_records_of_one_machine(ray, hurried, run_command, tmp_pat
     alone = pinned_alone(tmp_path)
     assert {record.provenance.threads for record in made} == {1}
     assert sorted(map(kept, made), key=str) == sorted(map(kept, alone), key=str)
+
+
+OWN = """
+import os
+from gpucnn.kernels.conv.numpy_direct import NumpyDirect
+
+class Mine(NumpyDirect):
+    name = "mine"
+
+open(__file__ + ".pids", "a").write(f"{os.getpid()} {os.getppid()} ")
+strategy = Mine()
+"""
+
+
+def test_ray_runs_a_persons_own_file_in_its_workers_processes(ray, hurried, run_command, tmp_path):
+    (tmp_path / "mine.py").write_text(OWN)
+    (tmp_path / "bad.py").write_text("raise ValueError('five')")
+    words = ("bench", *LINES[:2], *CPU, "--ray", "auto", "--ray-threads", "1", "--out", "ray.jsonl", "--strategy")
+    code, _, err = run_command(*words, "./bad.py")
+    assert code == 2
+    assert err.endswith("error: --strategy ./bad.py cannot be loaded: import raised ValueError: five (in line 1)\n")
+    assert not (tmp_path / "ray.jsonl").exists()
+    code, _, err = run_command(*words, "./mine.py")
+    assert code == 0, err
+    made = list(records.read(tmp_path / "ray.jsonl"))
+    assert {(record.strategy, record.verdict, record.source) for record in made} == {("mine", "PASSED", "./mine.py")}
+    assert {record.source_sha256 for record in made} == {hashlib.sha256(OWN.encode()).hexdigest()}
+    assert len(made) == 2
+    said = (tmp_path / "mine.py.pids").read_text().split()
+    pids, parents = set(said[::2]), set(said[1::2])
+    assert pids.isdisjoint({*parents, str(os.getpid())})  # in no worker of Ray either, which has started these
 
 
 def test_a_lost_worker_costs_no_problem(two, ray):
