@@ -94,6 +94,8 @@ def _first_sentence(lines: Sequence[str]) -> str:
 
     >>> _first_sentence(["# Stride: 1 to 4, on 5.6 MB,", "# batch 8.  More.", "# Source: a book."])
     'Stride: 1 to 4, on 5.6 MB, batch 8'
+    >>> _first_sentence(["# Filters: where does FFT win?", "# Source: a book."])
+    'Filters: where does FFT win?'
     """
     comment = itertools.takewhile(lambda line: line.startswith("#"), lines)
     text = "".join(line.lstrip("# ") + ("  " if line.endswith((".", "?")) else " ") for line in comment)

@@ -596,6 +596,7 @@ def test_options_of_the_same_name_go_to_the_script_after_two_dashes(script, run_
     [
         ("--fail", "infer.py has raised RuntimeError: 8 calls"),
         ("--exit", "infer.py has ended with 'bad news': 6 calls"),
+        ("--interrupt", "Interrupted: 6 calls, 3 problems, written to infer.suite.txt"),
     ],
 )
 def test_what_a_failing_script_has_run_is_written(word, said, script, run_command, tmp_path):

@@ -110,11 +110,13 @@ def test_quiet_verify_says_nothing_but_faults(run_command):
 def test_quiet_is_of_one_command(run_command):
     run_command("verify", LINE, *NUMPY, "-q")
     assert "[5/5] PASSED" in run_command("verify", LINE, *NUMPY)[2]
+    run_command("verify", LINE, *NUMPY, "-q")
+    assert "resnet50" in run_command("table", str(RECORDS))[1]  # which has no such option
 
 
-def recorded(path, us, verdict="PASSED", **changes):
+def recorded(path, us, verdict="PASSED", second=10, **changes):
     """A file of one record, of two runs."""
-    timing = Timing("host", (us,) * 20, (), {}, second=10) if verdict == "PASSED" else None
+    timing = Timing("host", (us,) * 20, (), {}, second=second) if verdict == "PASSED" else None
     path.write_text(f"{records.to_json(make(verdict=verdict, timing=timing, **changes))}\n")
 
 
@@ -125,6 +127,7 @@ def files(tmp_path):
         recorded(tmp_path / f"{name}.jsonl", us)
     recorded(tmp_path / "broken.jsonl", 0.0, "FAILED", message="y[0] is nan")
     recorded(tmp_path / "other.jsonl", 100.0, strategy="numpy_fft")
+    recorded(tmp_path / "once.jsonl", 100.0, second=0)
     (tmp_path / "torn.jsonl").write_text((tmp_path / "before.jsonl").read_text() + '{"schema": 3, "prob')
     (tmp_path / "twice.cu").write_text(KERNEL)
     (tmp_path / "outside.cu").write_text(KERNEL.replace("threadIdx.x", "threadIdx.x + 1"))
@@ -146,6 +149,7 @@ QUIET = {  # words -> exit code, stdout, the beginnings of the lines of stderr
         ["BROKEN numpy_direct net:conv1 FAILED: y[0] is nan"],
     ),
     ("compare", "torn.jsonl", "before.jsonl"): (0, "SAME\n", ["gpucnn: warning: torn.jsonl:2: the last line is torn"]),
+    ("compare", "once.jsonl", "before.jsonl"): (0, "SAME\n", ["Warning: "]),
     ("compare", "before.jsonl", "nosuch.jsonl"): (2, "", ["gpucnn: error: nosuch.jsonl cannot be read"]),
     ("merge", "before.jsonl", "other.jsonl", "--out", "all.jsonl"): (0, "all.jsonl\n", []),
     ("merge", "torn.jsonl", "--out", "all.csv"): (0, "all.csv\n", ["gpucnn: warning: torn.jsonl:2: the last line is"]),
@@ -371,18 +375,35 @@ def test_plain_lines_in_a_pipe(name, files):
     assert "Traceback" not in both
 
 
-@pytest.mark.parametrize("width", [20, 60, 200])
-def test_a_table_is_folded_where_it_may_be_and_never_cut(width, capsys):
-    table = Table(box=None, pad_edge=False)
-    table.add_column("name", no_wrap=True)
-    table.add_column("said", no_wrap=False)
-    table.add_row("one name of several words", "a sentence of many words and one_that_is_long")
+NAME, WORD, WORDS = "a name of several words", "one_word_of_many_letters", "a sentence of a few words " * 4
+
+
+@pytest.mark.parametrize(
+    ("cells", "width", "lines"),
+    [
+        ({NAME: True, WORDS: False}, 200, 1),
+        ({NAME: True, WORDS: False}, 60, 4),
+        ({NAME: True, NAME + "!": True}, 50, 1),
+        ({NAME: True, NAME + "!": True}, 30, 1),  # longer than the terminal's lines
+        ({WORD: False, WORDS: False}, 40, None),
+        ({WORD: False, WORDS: False}, 20, 1),
+    ],
+    ids=lambda value: "" if isinstance(value, dict) else str(value),
+)
+def test_a_table_is_folded_where_it_may_be_and_never_cut(cells, width, lines, capsys):
+    """`cells`: what stands in each column, and whether it stays in one line."""
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for whole in cells.values():
+        table.add_column(no_wrap=whole)
+    table.add_row(*cells)
     console.print_table(table, Console(width=width))
-    lines = capsys.readouterr().out.splitlines()
-    text = " ".join(" ".join(lines).split())
-    assert "one name of several words" in text
-    assert "one_that_is_long" in text
-    assert (len(lines) == 2) == (width != 60)
+    out = capsys.readouterr().out
+    assert lines in (None, out.count("\n"))
+    assert "…" not in out
+    for text in cells:
+        assert cells[text] is False or text in out
+    letters = [letter for letter in out if not letter.isspace()]
+    assert sorted(letters) == sorted(letter for text in cells for letter in text if not letter.isspace())
 
 
 def test_without_colour(tmp_path):
@@ -446,6 +467,24 @@ def test_ctrl_c(mode, tmp_path):
         out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (130, "")
     assert re.fullmatch(INTERRUPTED[mode], err.splitlines()[-1])
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("quiet", [(), ("--quiet",)], ids=["", "quiet"])
+def test_ctrl_c_of_a_comparison(quiet, tmp_path):
+    """It shows how far it went; with --quiet there is no verdict, for it would be of a part."""
+    sources, *_ = many(tmp_path)
+    words = ("slow.py", "numpy", sources, "--device", "cpu", "--time-budget", "1", *quiet)
+    with start(tmp_path, "compare", *words) as process:
+        if quiet:
+            time.sleep(5)
+        else:
+            until(process, r"\[2/200")
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert re.fullmatch(r"(Interrupted: \d+ of 200 were compared|Interrupted)\.", err.splitlines()[-1])
+    assert (out == "") == bool(quiet)
     assert "Traceback" not in err
 
 

@@ -13,7 +13,7 @@ import types
 
 import pytest
 
-from gpucnn.bench import doctor
+from gpucnn.bench import console, doctor
 from gpucnn.bench.doctor import Finding, examine
 from gpucnn.kernels import arrays, offline
 from gpucnn.kernels.emulator import CompileError, build
@@ -62,6 +62,19 @@ def test_table(run_command, monkeypatch):
         "It is slow.",
         "→ wait",
         "1 ok, 1 note, 1 missing.",
+    ]
+
+
+def test_a_narrow_terminal_has_no_column_of_parts(run_command, monkeypatch):
+    finding = Finding("two", "gone", "missing", "No two.", "pip install two")
+    monkeypatch.setattr(doctor, "SECTIONS", {"a part": {"two": lambda: [Finding("a" * 21, "1.2"), finding]}})
+    monkeypatch.setattr(console, "PIPE_WIDTH", 60)
+    lines = run_command("doctor")[1].splitlines()
+    assert [line.rstrip() for line in lines[1:5]] == [
+        f"ok       {'a' * 21}: 1.2",
+        "missing  two: gone",
+        "         No two.",
+        "         → pip install two",
     ]
 
 
