@@ -448,10 +448,10 @@ def of_records(
 def of_strategies(
     records: pd.DataFrame, names: tuple[str, str], *, threshold: float = THRESHOLD, any_machine: bool = False
 ) -> Result:
-    """Of two strategies within one table of records.  Raises UsageError where it does not have them."""
+    """Of two strategies within one table of records, by name or file.  Raises UsageError where it has them not."""
     sides = []
     for name in names:
-        own = records[records["strategy"] == name]
+        own = records[(records["strategy"] == name) | (records["source"] == name)]
         if own.empty:
             known = ", ".join(dict.fromkeys(records["strategy"]))
             raise UsageError(f"there is no record of {name}; there are of {known}")

@@ -90,12 +90,13 @@ def compare(
 
     one_of("--format", [form], FORMATS)
     one_of("--caches", [caches], ("auto", "cold", "warm"))
-    kinds = {word: _kind(word) for word in (before, after)}
+    one_file = any(source.endswith(".jsonl") for source in sources or [])
+    kinds = {word: _kind(word, one_file) for word in (before, after)}
     if len(set(kinds.values())) > 1:
         said = ", ".join(f"{word} is a {kind}" for word, kind in kinds.items())
         raise UsageError(f"BEFORE and AFTER are to be of one kind: {said}")
     kind = kinds[before]
-    recorded = kind == "file of records" or any(source.endswith(".jsonl") for source in sources or [])
+    recorded = kind == "file of records" or one_file
     if patterns and kind != "revision":
         raise UsageError("--strategy chooses among a revision's strategies: a file or two strategies are named already")
     if recorded:
@@ -118,13 +119,13 @@ def compare(
         raise typer.Exit(result.exit_code)
 
 
-def _kind(word: str) -> str:
-    """What a word of the command line names."""
+def _kind(word: str, one_file: bool) -> str:
+    """What a word of the command line names; beside one file of records, a strategy that has records there."""
     from ...kernels.strategy import STRATEGIES
 
     if word.endswith(".jsonl"):
         return "file of records"
-    if word.endswith(".py") or any(entry.split(".")[1] == word for entry in STRATEGIES):
+    if one_file or word.endswith(".py") or any(entry.split(".")[1] == word for entry in STRATEGIES):
         return "strategy"
     return "revision"
 

@@ -514,6 +514,14 @@ def test_two_strategies_of_a_file_on_the_command_line(run_command, files):
     assert (code, "FASTER" in out) == (0, True)
 
 
+@pytest.mark.parametrize("word", ["mine", "mine.py"])
+def test_a_persons_own_strategy_of_a_file_by_its_name_and_by_its_file(word, run_command, files):
+    own = record(strategy="mine", us=50.0, source="mine.py", source_sha256="0" * 64)
+    path = files("both.jsonl", record(strategy="torch"), own)
+    assert run_command("compare", "torch", word, path, "--quiet")[:2] == (0, "FASTER\n")
+    assert "there is no record of other; there are of torch, mine" in run_command("compare", "torch", "other", path)[2]
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
