@@ -227,7 +227,15 @@ def _finished(chart: Any, theme: Theme, height: int | alt.Step, width: int | Non
             titlePadding=8,
             labelLimit=220,
         )
-        .configure_legend(labelColor=theme.ink, labelFontSize=12, labelLimit=240, padding=0, offset=12, symbolOpacity=1)
+        .configure_legend(
+            labelColor=theme.ink,
+            labelFontSize=12,
+            labelLimit=240,
+            columnPadding=28,  # a browser's font may be wider than that by which labels were placed
+            padding=0,
+            offset=12,
+            symbolOpacity=1,
+        )
         .configure_title(
             color=theme.ink, anchor="start", offset=14, fontSize=14, fontWeight=600, subtitleColor=theme.muted
         )
