@@ -312,10 +312,9 @@ class Take:
 
     def carried_out(self, judge: Sides, steps: worker.Steps) -> tuple[float, int] | Prepared:
         try:
-            taken = judge.sides[self.side].sample(self.method, self.copy)
+            return judge.sides[self.side].sample(self.method, self.copy)
         except Exception as error:  # right twice, it may still fail when it is launched often
             return Prepared("FAILED", raised("timing", error))
-        return taken
 
 
 @dataclass(frozen=True)
@@ -338,7 +337,6 @@ class Process:
     def __init__(self, device: str, cold: bool, timeout_s: float | None = None, checkout: Path | None = None) -> None:
         self._settings = Settings(device, cold=cold)
         self._device, self._timeout_s, self._checkout = device, timeout_s, checkout
-        self._limit_s = timeout_s or isolation.STEP_S
         self._folder = tempfile.TemporaryDirectory(prefix="gpucnn-compare-") if checkout else None
         packages = None
         if self._folder and checkout:
@@ -348,18 +346,16 @@ class Process:
             for name, root in (("kernels", checkout.resolve()), ("reference", own), ("bench", own)):
                 (packages / "gpucnn" / name).symlink_to(root / name)
         self._packages = packages
-        self._process: isolation._Process | None = self._started()
+        self._process: isolation.Process | None = self._started()
 
-    def _started(self) -> isolation._Process:
-        return isolation._Process(self._settings, packages=self._packages)
+    def _started(self) -> isolation.Process:
+        return isolation.Process(self._settings, packages=self._packages)
 
-    def allow(self, problem: Problem, name: str) -> None:
-        """Give an interpreted strategy the time that it needs, where none was said."""
-        own = None if name.endswith(".py") else strategy_of(problem, name)
-        slow = own is not None and self._device not in own.devices
-        self._limit_s = self._timeout_s or isolation.STEP_S * (isolation.INTERPRETED if slow else 1)
+    def limit_s(self, strategy: Strategy | None) -> float:
+        """For each step of a strategy."""
+        return self._timeout_s or isolation.limit_s(strategy, self._device)
 
-    def ready(self) -> isolation._Process:
+    def ready(self) -> isolation.Process:
         """Wait until it has started.  Raises UsageError."""
         if self._process is None:
             self._process = self._started()
@@ -373,12 +369,12 @@ class Process:
             self._process.ready = True
         return self._process
 
-    def ask(self, message: Any, step: str) -> Any:
+    def ask(self, message: Any, step: str, limit_s: float = isolation.STEP_S) -> Any:
         """Its answer; where it is lost, or is not to be trusted any more, it is closed.  Raises isolation.Lost."""
         process = self.ready()
         try:
             begun = process.ask(message, step)
-            answer = process.answer(self._limit_s, begun)
+            answer = process.answer(limit_s, begun)
         except BaseException:
             self.close()
             raise
@@ -406,10 +402,11 @@ class Process:
 
 
 class There:
-    """One side, in a process."""
+    """One side, in a process.  `own`: what stands for the strategy of a person's file."""
 
-    def __init__(self, process: Process, side: int = 0) -> None:
-        self._process, self._side = process, side
+    def __init__(self, process: Process, side: int = 0, own: Strategy | None = None) -> None:
+        self._process, self._side, self._own = process, side, own
+        self._limit_s = process.limit_s(own)
 
     def names(self, problem: Problem, patterns: Sequence[str]) -> list[str]:
         try:
@@ -418,11 +415,11 @@ class There:
             raise UsageError(f"a side cannot say which strategies it has: {lost}") from None
 
     def prepare(self, problem: Problem, name: str, seed: int) -> Prepared:
-        self._process.allow(problem, name)
+        self._limit_s = self._process.limit_s(self._own or strategy_of(problem, name))
         return self._judged(Prepare(self._side, str(problem), name, seed), "compilation")
 
     def sample(self, method: str, copy: int) -> tuple[float, int]:
-        answer = self._process.ask(Take(self._side, method, copy), "timing")
+        answer = self._process.ask(Take(self._side, method, copy), "timing", self._limit_s)
         if isinstance(answer, Prepared):
             raise isolation.Lost(answer.message)
         return answer
@@ -432,7 +429,7 @@ class There:
 
     def _judged(self, message: Any, step: str) -> Prepared:
         try:
-            return self._process.ask(message, step)
+            return self._process.ask(message, step, self._limit_s)
         except isolation.Lost as lost:
             return Prepared("FAILED", str(lost))
 

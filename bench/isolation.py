@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ..kernels.emulator import options
+from ..kernels.strategy import Strategy
 from . import UsageError, runner, worker
 from .machine import Machine, host_free_bytes, thread_variables
 from .own import Described, Source
@@ -62,7 +63,7 @@ class Isolated:
     def __init__(self, device: str, timeout_s: float | None = None, memory_bytes: int | None = None) -> None:
         self.device, self._timeout_s, self._memory_bytes = device, timeout_s, memory_bytes
         self._machine: _Elsewhere | None = None
-        self._process: _Process | None = _Process(Settings(device), memory_bytes)
+        self._process: Process | None = Process(Settings(device), memory_bytes)
         self._used = False  # whether the process has judged a strategy
         self._unrecorded_s: defaultdict[str, float] = defaultdict(
             float
@@ -145,11 +146,11 @@ class Isolated:
             self._spent(self._process.spent_s)
         self.close()
 
-    def _ready(self) -> _Process:
+    def _ready(self) -> Process:
         """The process, started where there is none, and waited for."""
         begun = _now()
         if self._process is None:
-            self._process, self._used = _Process(Settings(self.device), self._memory_bytes), False
+            self._process, self._used = Process(Settings(self.device), self._memory_bytes), False
         if not self._process.ready:
             try:
                 ready = self._process.answer(None, _now())
@@ -183,10 +184,7 @@ class Isolated:
     def _asked(self, job: runner.Job, seed: int, budget_s: float | None) -> Outcome:
         text = job.source.text if job.source else None
         task = Task(str(job.problem), job.entry, seed, budget_s, options(), text)
-        limit_s = self._timeout_s or max(STEP_S, BUDGETS * (budget_s or 0))
-        if self._timeout_s is None and self.device not in job.strategy.devices:
-            limit_s *= INTERPRETED
-        outcome = self._answered(task, limit_s)
+        outcome = self._answered(task, self._timeout_s or limit_s(job.strategy, self.device, budget_s))
         verdict = outcome.verdict
         if verdict.verdict == "FAILED" and "raised" in verdict.message and (said := self._said()):
             outcome = dataclasses.replace(outcome, verdict=verdict.failed(f"{verdict.message}  It said: {said}"))
@@ -194,6 +192,12 @@ class Isolated:
 
     def _said(self) -> str:
         return self._process.said() if self._process else ""
+
+
+def limit_s(strategy: Strategy | None, device: str, budget_s: float | None = None) -> float:
+    """For each step of a strategy that samples for `budget_s`, where no time-out is given."""
+    interpreted = strategy is not None and device not in strategy.devices
+    return max(STEP_S, BUDGETS * (budget_s or 0)) * (INTERPRETED if interpreted else 1)
 
 
 def describe(
@@ -223,7 +227,7 @@ class _Elsewhere(Machine):
         return dataclasses.replace(self._provenance, utc=utc, gauges={})
 
 
-class _Process:
+class Process:
     """The process, and what comes from it.
 
     spent_s   on each step of what it was asked last

@@ -22,7 +22,7 @@ from rich.text import Text
 
 from ..kernels.strategy import STRATEGIES
 from . import clocks, nvbench
-from .console import print_table
+from .console import counted, print_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -294,7 +294,7 @@ def _notes(records: Sequence[Row]) -> Iterator[str]:
 
 def _left_out(outdated: Mapping[str, int]) -> Iterator[str]:
     for name, count in outdated.items():
-        yield f"Not shown: {count} record{'s' if count > 1 else ''} of {name} that an earlier text of its file made."
+        yield f"Not shown: {counted(count, 'record')} of {name} that an earlier text of its file made."
 
 
 def _timers(records: Sequence[Row]) -> Iterator[str]:

@@ -128,9 +128,7 @@ def show(result: Result, console: Console) -> None:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False, header_style="bold")
     for number in kept:
         name = COLUMNS[number]
-        table.add_column(
-            name, justify="right" if name in NUMERIC else "left", no_wrap=name in (*NUMERIC, "verdict", "strategy")
-        )
+        table.add_column(name, justify="right" if name in NUMERIC else "left", no_wrap=name != "why")
     for cells in rows:
         table.add_row(*_styled(cells, kept))
     if groups:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -69,8 +70,8 @@ def compare(
     """Say what is slower, faster or the same: two files of records, two strategies, or two revisions of the code.
 
     Strategies and revisions are measured here and now, in turns, so that other work on the machine hits both alike; of
-    records only what they hold can be said.  A word is a file of records (.jsonl), else a strategy (a name or a
-    FILE.py), else a checkout's folder, else a git revision (a branch that is named as a strategy: heads/NAME).
+    records only what they hold can be said.  A word is a file of records (.jsonl, .parquet), else a strategy (a name or
+    a FILE.py), else a checkout's folder, else a git revision (a branch that is named as a strategy: heads/NAME).
 
     With --quiet stdout has the verdict, one word, or the document that --format asks for, and stderr what is SLOWER or
     BROKEN.
@@ -99,31 +100,34 @@ def compare(
     recorded = kind == "file of records" or one_file
     if patterns and kind != "revision":
         raise UsageError("--strategy chooses among a revision's strategies: a file or two strategies are named already")
+    interrupted = ""
     if recorded:
         result = _recorded(kind, before, after, sources or [], threshold / 100, any_machine)
     else:
         problems = _problems(sources, operations, batches, dtypes, layout)
         asked = _Asked(problems, patterns or [], seed, threshold / 100, time_budget)
-        result = _measured(kind, before, after, asked, device, caches, timeout)
+        result, interrupted = _measured(kind, before, after, asked, device, caches, timeout)
     if quiet:
         for line in verdicts.wrong(result):
             tell(line)
     if form == "terminal":
         verdicts.show(result, output())
-        if quiet:
+        if quiet and not interrupted:
             print(result.verdict)
     else:
+        if interrupted:  # which stderr says, but not whoever reads the document
+            result = dataclasses.replace(result, warnings=(*result.warnings, interrupted))
         text = {"markdown": verdicts.markdown, "csv": verdicts.csv, "json": verdicts.to_json}[form](result)
         print(text, end="" if form == "csv" else "\n")
-    if result.exit_code:
-        raise typer.Exit(result.exit_code)
+    if code := 130 if interrupted else result.exit_code:
+        raise typer.Exit(code)
 
 
 def _kind(word: str, one_file: bool) -> str:
     """What a word of the command line names; beside one file of records, a strategy that has records there."""
     from ...kernels.strategy import STRATEGIES
 
-    if word.endswith(".jsonl"):
+    if word.endswith((".jsonl", ".parquet")):
         return "file of records"
     if one_file or word.endswith(".py") or any(entry.split(".")[1] == word for entry in STRATEGIES):
         return "strategy"
@@ -188,8 +192,8 @@ def _problems(
 
 def _measured(
     kind: str, before: str, after: str, asked: _Asked, device: str, caches: str, timeout_s: float | None
-) -> Result:
-    """Measure both sides in turns; what is interrupted is said as far as it went."""
+) -> tuple[Result, str]:
+    """What was found in turns; and where that was interrupted, how far it went."""
     from .. import compare, interleave, runner, verdicts
     from ..options import announce, chosen_machine
 
@@ -199,10 +203,12 @@ def _measured(
     with contextlib.ExitStack() as stack:
         if kind == "strategy":
             names = before, after
-            for name in names:  # raises UsageError for what is not there
-                runner.plan(asked.problems, [name], machine.device)
+            own = [
+                next((job.strategy for job in runner.plan(asked.problems, [name], machine.device) if job.source), None)
+                for name in names
+            ]
             process = stack.enter_context(interleave.Process(machine.device, cold, timeout_s))
-            runners = interleave.There(process), interleave.There(process, 1)
+            runners = interleave.There(process, 0, own[0]), interleave.There(process, 1, own[1])
             jobs = [interleave.Job(problem, "", names) for problem in asked.problems]
         else:
             (first, again) = (stack.enter_context(_checkout(word)) for word in (before, after))
@@ -223,20 +229,16 @@ def _measured(
         looks = len(interleave.LOOKS)
         judge = compare.Judge(asked.threshold, compare.simultaneous(len(jobs), looks), same_code=kind == "revision")
         found: list[Comparison] = []
-        interrupted = False
+        interrupted = ""
         try:
             with progress(len(jobs)) as advance:
                 for job in jobs:
                     found.append(interleave.compared(runners, job, seed=asked.seed, judge=judge, budget_s=budget_s))
                     advance("", verdicts.said(judge.line(found[-1])) or f"not compared {job}")
         except KeyboardInterrupt:
-            interrupted = True
-            tell(f"Interrupted: {len(found)} of {len(jobs)} were compared.")
-    result = compare.Result(names[0], names[1], tuple(found), judge)
-    if interrupted:
-        verdicts.show(result, output())
-        raise typer.Exit(130)
-    return result
+            interrupted = f"Interrupted: {len(found)} of {len(jobs)} were compared."
+            tell(interrupted)
+    return compare.Result(*names, tuple(found), judge), interrupted
 
 
 @dataclass(frozen=True)

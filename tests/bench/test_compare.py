@@ -19,6 +19,7 @@ from rich.console import Console
 from gpucnn.bench import UsageError, compare, interleave, records, verdicts
 from gpucnn.bench.compare import Comparison, Estimate, Interval, Judge, Result, Side, paired, simultaneous
 from gpucnn.bench.interleave import BLOCK, LOOKS, Here, Job, Prepared
+from gpucnn.bench.own import Described
 from gpucnn.bench.records import SCHEMA, Accuracy, Provenance, Record, Timing, Work
 from gpucnn.bench.timing import GpuTimer, HostTimer
 from gpucnn.kernels.problem import parse
@@ -508,10 +509,35 @@ def test_two_files_on_the_command_line(run_command, files):
     assert json.loads(run_command("compare", before, after, "--format", "json")[1])["verdict"] == "SLOWER"
 
 
+def test_each_side_has_the_time_that_its_own_strategy_needs(monkeypatch):
+    """In one process: a strategy that is interpreted here, and one that is not; of a file, by what stands for it."""
+    asked = []
+    monkeypatch.setattr(interleave.Process, "_started", lambda process: None)
+    monkeypatch.setattr(interleave.Process, "ask", lambda process, message, step, limit_s: asked.append(limit_s))
+    problem = parse("mb1ic3oc4ih8kh3")
+    for timeout_s, limits in {None: [600.0, 60.0, 600.0, 60.0], 5.0: [5.0] * 4}.items():
+        process = interleave.Process("cpu", cold=False, timeout_s=timeout_s)
+        own = Described("mine", ("conv2d",), ("cuda",), interpreted=True)
+        sides = interleave.There(process, 0, own), interleave.There(process, 1)
+        for name, side in zip(("mine.py", "numpy_direct"), sides, strict=True):
+            side.prepare(problem, name, 0)
+        for side in sides:
+            side.sample("host", 0)
+        assert asked == limits
+        asked.clear()
+
+
 def test_two_strategies_of_a_file_on_the_command_line(run_command, files):
     path = files("both.jsonl", record(strategy="torch"), record(strategy="numpy", us=50.0))
     code, out, _ = run_command("compare", "torch", "numpy", path)
     assert (code, "FASTER" in out) == (0, True)
+
+
+def test_files_of_parquet_are_files_of_records(run_command, files, tmp_path):
+    pytest.importorskip("pyarrow")
+    for name, us in {"before": 100.0, "after": 50.0}.items():
+        run_command("merge", files(f"{name}.jsonl", record(us=us)), "--out", str(tmp_path / f"{name}.parquet"))
+    assert run_command("compare", "before.parquet", "after.parquet", "--quiet")[:2] == (0, "FASTER\n")
 
 
 @pytest.mark.parametrize("word", ["mine", "mine.py"])

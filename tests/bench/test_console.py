@@ -24,6 +24,7 @@ from rich.table import Table
 from gpucnn.bench import cli, console, records
 from gpucnn.bench.forecast import Cost, Forecast
 from gpucnn.bench.records import Timing
+from gpucnn.kernels.problem import parse
 
 RECORDS = Path(__file__).parents[2] / "results/intel-r-xeon-r-processor/smoke.jsonl"
 LINE = "mb1ic3oc4ih8kh3"
@@ -128,6 +129,20 @@ def files(tmp_path):
     recorded(tmp_path / "broken.jsonl", 0.0, "FAILED", message="y[0] is nan")
     recorded(tmp_path / "other.jsonl", 100.0, strategy="numpy_fft")
     recorded(tmp_path / "once.jsonl", 100.0, second=0)
+    wide = [
+        make(
+            strategy=strategy,
+            problem=str(parse('mb1ic64oc64ih56kh3ph1n"resnet50:res2a_branch2b"')),
+            timing=Timing("host", times, (), {}, second=len(times) // 2),
+        )
+        for strategy, times in {
+            "numpy_direct": (2_080_000.0, 2_090_000.0) * 10,
+            "numpy_winograd_f2x3": (612.0, 613.0) * 10,
+            "numpy_winograd_f4x3": (610.0, 640.0, 620.0),
+            "numpy_fft": (300.0, 5.0, 800.0, 20_000.0, 40.0, 300.0, 9_000.0),
+        }.items()
+    ]
+    (tmp_path / "wide.jsonl").write_text("".join(f"{records.to_json(one)}\n" for one in wide))
     (tmp_path / "torn.jsonl").write_text((tmp_path / "before.jsonl").read_text() + '{"schema": 3, "prob')
     (tmp_path / "twice.cu").write_text(KERNEL)
     (tmp_path / "outside.cu").write_text(KERNEL.replace("threadIdx.x", "threadIdx.x + 1"))
@@ -308,8 +323,8 @@ MODES = {
     "verify": ("verify", LINE, *NUMPY, "--in-process"),
     "bitwise": ("bitwise", LINE, *NUMPY, "--processes", "1", "--runs", "2"),
     "bench": ("bench", LINE, "--strategy", "numpy_fft", "--device", "cpu"),
-    "table": ("table", str(RECORDS)),
-    "compare": ("compare", str(RECORDS), str(RECORDS)),
+    "table": ("table", "wide.jsonl"),
+    "compare": ("compare", "wide.jsonl", "wide.jsonl"),
     "inspect": ("inspect", "twice.cu", "--arch", "sm_90"),
     "emulate": ("emulate", "outside.cu", "x=32"),
     "merge": ("merge", "before.jsonl", "other.jsonl", "--out", "all.csv"),
@@ -323,8 +338,8 @@ WHOLE = {  # what must not be cut off, however narrow the terminal
     "verify": ("numpy_winograd_f2x3", "numpy_im2col_gemm"),
     "bitwise": ("numpy_winograd_f2x3", "REPEATS"),
     "bench": ("numpy", "floor", LINE),
-    "table": ("resnet50:res2a_branch2b", "winograd", "163000"),
-    "compare": ("conv2d lenet5:C1", "numpy_winograd_f2x3", "3 samples are too few.", "×0.00156, ×641"),
+    "table": ("resnet50:res2a_branch2b", "winograd", "2080000"),
+    "compare": ("resnet50:res2a_branch2b", "numpy_winograd_f2x3", "3 samples", "×0.00141, ×710"),
     "inspect": ("twice", "registers", "sm_90"),
     "emulate": ("block (0, 0, 0), thread (31, 0, 0)",),
     "merge": ("all.csv has 2 records of 2 files.",),
@@ -470,13 +485,13 @@ def test_ctrl_c(mode, tmp_path):
     assert "Traceback" not in err
 
 
-@pytest.mark.parametrize("quiet", [(), ("--quiet",)], ids=["", "quiet"])
-def test_ctrl_c_of_a_comparison(quiet, tmp_path):
-    """It shows how far it went; with --quiet there is no verdict, for it would be of a part."""
+@pytest.mark.parametrize("form", [(), ("--quiet",), ("--format", "json")], ids=["", "quiet", "json"])
+def test_ctrl_c_of_a_comparison(form, tmp_path):
+    """It shows how far it went, in a document too; with --quiet there is no verdict, for it would be of a part."""
     sources, *_ = many(tmp_path)
-    words = ("slow.py", "numpy", sources, "--device", "cpu", "--time-budget", "1", *quiet)
+    words = ("slow.py", "numpy", sources, "--device", "cpu", "--time-budget", "1", *form)
     with start(tmp_path, "compare", *words) as process:
-        if quiet:
+        if "--quiet" in form:
             time.sleep(5)
         else:
             until(process, r"\[2/200")
@@ -484,7 +499,9 @@ def test_ctrl_c_of_a_comparison(quiet, tmp_path):
         out, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert re.fullmatch(r"(Interrupted: \d+ of 200 were compared|Interrupted)\.", err.splitlines()[-1])
-    assert (out == "") == bool(quiet)
+    assert (out == "") == ("--quiet" in form)
+    if "json" in form:
+        assert json.loads(out)["warnings"] == [err.splitlines()[-1]]
     assert "Traceback" not in err
 
 

@@ -127,7 +127,7 @@ class Stub:
 
 @pytest.fixture
 def processes(monkeypatch):
-    monkeypatch.setattr(isolation, "_Process", Stub)
+    monkeypatch.setattr(isolation, "Process", Stub)
     monkeypatch.setattr(Stub, "made", ())
     monkeypatch.setattr(Stub, "answers", ())
     return Stub
