@@ -19,9 +19,9 @@ import resource
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -32,6 +32,7 @@ from .buffers import Subject
 from .compare import Comparison, Estimate, Judge, Side, paired
 from .machine import Machine
 from .oracle import Oracle, oracles
+from .own import Source
 from .records import Timing
 from .runner import too_large
 from .timing import GpuTimer, HostTimer, Timer
@@ -245,21 +246,24 @@ class Several:
 
 @dataclass(frozen=True)
 class Settings(worker.Settings):
-    """Of a process with sides in it."""
+    """Of a process with sides in it.  `texts`: what is run for each of a person's files."""
 
     cold: bool = False
+    texts: Mapping[str, bytes] = field(default_factory=dict)
 
     def judge(self) -> Sides:
-        return Sides(Machine(self.device), self.cold, self.cache_bytes)
+        return Sides(Machine(self.device), self.cold, self.texts, self.cache_bytes)
 
 
 class Sides(worker.InProcess):
     """Two sides in this process, under one seal."""
 
-    def __init__(self, machine: Machine, cold: bool, cache_bytes: int | None = None) -> None:
+    def __init__(
+        self, machine: Machine, cold: bool, texts: Mapping[str, bytes], cache_bytes: int | None = None
+    ) -> None:
         super().__init__(machine, cache_bytes=cache_bytes)
         gc.disable()  # for all of the process: it collects when it prepares
-        first = Here(machine, self._made_timer(), cold, strategy_of)
+        first = Here(machine, self._made_timer(), cold, partial(strategy_of, texts))
         self.sides = first, first.twin()
 
     def sealed(self, prepared: Prepared) -> Prepared:
@@ -332,10 +336,21 @@ class Check:
 
 
 class Process:
-    """A process that is started again when it is of no more use; with the kernels of a checkout, where one is given."""
+    """A process that is started again when it is of no more use.
 
-    def __init__(self, device: str, cold: bool, timeout_s: float | None = None, checkout: Path | None = None) -> None:
-        self._settings = Settings(device, cold=cold)
+    sources   a person's files, whose texts it runs
+    checkout  a folder whose kernels it has
+    """
+
+    def __init__(
+        self,
+        device: str,
+        cold: bool,
+        timeout_s: float | None = None,
+        sources: Sequence[Source] = (),
+        checkout: Path | None = None,
+    ) -> None:
+        self._settings = Settings(device, cold=cold, texts={source.file: source.text for source in sources})
         self._device, self._timeout_s, self._checkout = device, timeout_s, checkout
         self._folder = tempfile.TemporaryDirectory(prefix="gpucnn-compare-") if checkout else None
         packages = None
@@ -402,11 +417,13 @@ class Process:
 
 
 class There:
-    """One side, in a process.  `own`: what stands for the strategy of a person's file."""
+    """One side, in a process.  `source`: the person's file that it runs, for whose strategy `own` stands."""
 
-    def __init__(self, process: Process, side: int = 0, own: Strategy | None = None) -> None:
-        self._process, self._side, self._own = process, side, own
-        self._limit_s = process.limit_s(own)
+    def __init__(
+        self, process: Process, side: int = 0, own: Strategy | None = None, source: Source | None = None
+    ) -> None:
+        self._process, self._side, self._own, self._source = process, side, own, source
+        self._limit_s = isolation.STEP_S
 
     def names(self, problem: Problem, patterns: Sequence[str]) -> list[str]:
         try:
@@ -415,8 +432,11 @@ class There:
             raise UsageError(f"a side cannot say which strategies it has: {lost}") from None
 
     def prepare(self, problem: Problem, name: str, seed: int) -> Prepared:
-        self._limit_s = self._process.limit_s(self._own or strategy_of(problem, name))
-        return self._judged(Prepare(self._side, str(problem), name, seed), "compilation")
+        self._limit_s = self._process.limit_s(self._own or strategy_of({}, problem, name))
+        prepared = self._judged(Prepare(self._side, str(problem), name, seed), "compilation")
+        if self._source and (altered := self._source.altered()):
+            return Prepared("SKIPPED", altered)
+        return prepared
 
     def sample(self, method: str, copy: int) -> tuple[float, int]:
         answer = self._process.ask(Take(self._side, method, copy), "timing", self._limit_s)
@@ -434,10 +454,10 @@ class There:
             return Prepared("FAILED", str(lost))
 
 
-def strategy_of(problem: Problem, name: str) -> Strategy | None:
+def strategy_of(texts: Mapping[str, bytes], problem: Problem, name: str) -> Strategy | None:
     """The strategy of a person's file, or the registry's of a name, where it computes the problem's operator."""
     if name.endswith(".py"):
-        own = load(name)
+        own = load(name, texts[name])
         return own if problem.operation in own.operations else None
     return next((strategy for strategy in strategies(problem.operation) if strategy.name == name), None)
 

@@ -64,9 +64,9 @@ class Source:
             return False
 
     def altered(self) -> str | None:
-        """The name of a file beside it that is not what it was when the command began."""
+        """Why nobody knows which text was run: a file beside it is not what it was when the command began."""
         changed = set(self.beside) ^ set(_beside(Path(self.path)))
-        return min((name for name, _ in changed), default=None)
+        return min((f"{name} has changed since the run began." for name, _ in changed), default=None)
 
     def load(self) -> Strategy:
         """Run it.  Raises what it raises, and NoStrategy where it gives no strategy that the bench can judge."""

@@ -188,9 +188,8 @@ def bench(jobs: Sequence[Job], worker: Worker, seed: int, budget_s: float | None
     budget = Budget(budget_s, sum(supported))
     for job, runs in zip(jobs, supported, strict=True):
         outcome = worker.run(job, seed, budget.share_s() if runs else 0.0)
-        if job.source and (altered := job.source.altered()):  # nobody knows which text was run
-            skipped = Verdict("SKIPPED", f"{altered} has changed since the run began.")
-            outcome = dataclasses.replace(outcome, verdict=skipped, timing=None)
+        if job.source and (altered := job.source.altered()):
+            outcome = dataclasses.replace(outcome, verdict=Verdict("SKIPPED", altered), timing=None)
         verdict = _reproducible(job, outcome.verdict, machine, seed)
         yield record(job, dataclasses.replace(outcome, verdict=verdict), machine, seed)
         if budget.spent():

@@ -203,18 +203,17 @@ def _measured(
     with contextlib.ExitStack() as stack:
         if kind == "strategy":
             names = before, after
-            own = [
-                next((job.strategy for job in runner.plan(asked.problems, [name], machine.device) if job.source), None)
-                for name in names
-            ]
-            process = stack.enter_context(interleave.Process(machine.device, cold, timeout_s))
-            runners = interleave.There(process, 0, own[0]), interleave.There(process, 1, own[1])
+            planned = [runner.plan(asked.problems, [name], machine.device) for name in names]
+            own = [next(((job.strategy, job.source) for job in jobs if job.source), (None, None)) for jobs in planned]
+            sources = [source for _, source in own if source]
+            process = stack.enter_context(interleave.Process(machine.device, cold, timeout_s, sources))
+            runners = interleave.There(process, 0, *own[0]), interleave.There(process, 1, *own[1])
             jobs = [interleave.Job(problem, "", names) for problem in asked.problems]
         else:
             (first, again) = (stack.enter_context(_checkout(word)) for word in (before, after))
             names = first.name, again.name
             workers = [
-                stack.enter_context(interleave.Process(machine.device, cold, timeout_s, checkout.folder))
+                stack.enter_context(interleave.Process(machine.device, cold, timeout_s, checkout=checkout.folder))
                 for checkout in (first, again, first, again)
             ]
             for worker in workers:  # they start together

@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from gpucnn.bench import UsageError, compare, interleave, records, verdicts
+from gpucnn.bench import UsageError, compare, interleave, isolation, records, verdicts
 from gpucnn.bench.compare import Comparison, Estimate, Interval, Judge, Result, Side, paired, simultaneous
 from gpucnn.bench.interleave import BLOCK, LOOKS, Here, Job, Prepared
-from gpucnn.bench.own import Described
+from gpucnn.bench.own import Described, Source
 from gpucnn.bench.records import SCHEMA, Accuracy, Provenance, Record, Timing, Work
 from gpucnn.bench.timing import GpuTimer, HostTimer
 from gpucnn.kernels.problem import parse
@@ -613,8 +613,10 @@ def _verdicts(before, after, runs=20):
     """
     judge, found = _judge(), Counter()
     job = Job(TIMED, "", (str(before), str(after)))
-    with interleave.Process("cpu", False) as process:
-        sides = interleave.There(process), interleave.There(process, 1)
+    sources = [Source.read(str(path)) for path in (before, after)]
+    own = list(zip(isolation.describe(sources), sources, strict=True))
+    with interleave.Process("cpu", False, sources=sources) as process:
+        sides = interleave.There(process, 0, *own[0]), interleave.There(process, 1, *own[1])
         for _ in range(runs):
             comparison = interleave.compared(sides, job, seed=0, judge=judge, budget_s=60)
             found[judge.line(comparison).verdict] += 1

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from made_records import make
 
-from gpucnn.bench import UsageError, isolation, journal, own, page, records, runner, worker
+from gpucnn.bench import UsageError, interleave, isolation, journal, own, page, records, runner, worker
 from gpucnn.bench.machine import Machine
 from gpucnn.bench.own import Described, Source
 from gpucnn.kernels.problem import parse
@@ -278,9 +278,9 @@ def test_a_source_of_the_same_stem_is_part_of_the_text(source, monkeypatch):
     assert (alone.sha256, both.sha256) == (sha256(alone.text), sha256(listed.encode()))
     assert (both.altered(), both.stands()) == (None, True)
     file("__global__ void g() {}", name="mine.cu")
-    assert (both.altered(), both.stands()) == ("mine.cu", False)
+    assert (both.altered(), both.stands()) == ("mine.cu has changed since the run began.", False)
     os.unlink("mine.cu")
-    assert both.altered() == "mine.cu"
+    assert both.altered() == "mine.cu has changed since the run began."
 
 
 def test_a_source_that_changes_during_the_run_gives_no_number(source, monkeypatch, machine):
@@ -295,6 +295,18 @@ def test_a_source_that_changes_during_the_run_gives_no_number(source, monkeypatc
     assert (first.verdict, again.verdict) == ("PASSED", "SKIPPED")
     assert again.message == "mine.cu has changed since the run began."
     assert again.timing is None
+
+
+def test_a_comparison_runs_the_file_as_it_was(source):
+    """And gives no number where one beside it has changed."""
+    file("raise ValueError('half of an edit')")
+    with interleave.Process("cpu", False, sources=[source]) as process:
+        side = interleave.There(process, 0, *isolation.describe([source]), source)
+        prepared = side.prepare(parse(LINE), "mine.py", 0)
+        assert (prepared.verdict, prepared.message) == ("PASSED", "")
+        file("__global__ void f() {}", name="mine.cu")
+        altered = "mine.cu has changed since the run began."
+        assert side.prepare(parse(LINE), "mine.py", 0) == interleave.Prepared("SKIPPED", altered)
 
 
 # --- records
