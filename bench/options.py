@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ..kernels.emulator import SANITIZERS
-from ..kernels.problem import DTYPES, INTEGERS, LAYOUTS, OPERATIONS
+from ..kernels.problem import DTYPES, INTEGERS, LAYOUTS, OPERATIONS, Problem
 from . import cluster, isolation, problems, runner, worker
 from .console import one_of, say, warn
 from .machine import Machine, choose_device
@@ -104,18 +104,15 @@ InProcess = Annotated[
 ]
 
 
-def selected_jobs(
+def selected_problems(
     sources: Sequence[str] | None,
     operations: Sequence[str] | None,
-    patterns: Sequence[str] | None,
     batches: Sequence[int] | None,
     dtypes: Sequence[str] | None,
     layout: str | None,
-    device: str,
-    sweep: str | None = None,
-    describe: runner.Describe | None = None,
-) -> list[runner.Job]:
-    """What `bench` and `verify` are asked to do; `describe` as `runner.plan` takes it."""
+    sweep: str | None,
+) -> Sequence[Problem]:
+    """The problems that a mode is asked about; of what is odd about them there are warnings."""
     if layout:
         one_of("--layout", [layout], LAYOUTS)
     selection = problems.select(
@@ -128,7 +125,23 @@ def selected_jobs(
     )
     for warning in selection.warnings:
         warn(warning)
-    return runner.plan(selection.problems, patterns or [], device, describe)
+    return selection.problems
+
+
+def selected_jobs(
+    sources: Sequence[str] | None,
+    operations: Sequence[str] | None,
+    patterns: Sequence[str] | None,
+    batches: Sequence[int] | None,
+    dtypes: Sequence[str] | None,
+    layout: str | None,
+    sweep: str | None,
+    device: str,
+    describe: runner.Describe | None = None,
+) -> list[runner.Job]:
+    """What `bench`, `verify` and `bitwise` are asked to do; `describe` as `runner.plan` takes it."""
+    selected = selected_problems(sources, operations, batches, dtypes, layout, sweep)
+    return runner.plan(selected, patterns or [], device, describe)
 
 
 def chosen_machine(device: str) -> Machine:

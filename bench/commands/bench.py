@@ -136,7 +136,7 @@ def bench(
         else chosen_cluster(context, ray, device, ray_threads, timeout)
     )
     jobs = selected_jobs(
-        sources, operations, patterns, batches, dtypes, layout, workers.device, sweep, workers.describe
+        sources, operations, patterns, batches, dtypes, layout, sweep, workers.device, workers.describe
     )
     jobs = cluster.shard(jobs, number, of, workers.device)
     machines = workers.machines

@@ -20,6 +20,7 @@ from ..options import (
     Patterns,
     Seed,
     Sources,
+    Sweep,
     announce,
     chosen_machine,
     selected_jobs,
@@ -37,6 +38,7 @@ def bitwise(
     batches: Batches = None,
     dtypes: Dtypes = None,
     layout: Layout = None,
+    sweep: Sweep = None,
     device: Device = "auto",
     seed: Seed = 0,
     runs: Annotated[int, typer.Option(metavar="N", min=1, help="Runs of each strategy in each process.")] = 10,
@@ -78,7 +80,7 @@ def bitwise(
     machine = chosen_machine(device)
     if wrong := [number for number in threads or [] if number > machine.threads]:
         raise UsageError(f"--threads is {wrong[0]}, but this process may use {machine.threads} processors")
-    jobs = selected_jobs(sources, operations, patterns, batches, dtypes, layout, machine.device)
+    jobs = selected_jobs(sources, operations, patterns, batches, dtypes, layout, sweep, machine.device)
     announce(device, machine)
     outcomes: list[tuple[Job, Outcome]] = []
     costs = [cost(job.problem, job.strategy, machine.device) for job in jobs]

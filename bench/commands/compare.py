@@ -15,7 +15,7 @@ import typer
 
 from .. import UsageError
 from ..console import Quiet, one_of, output, progress, say, tell, warn
-from ..options import Batches, Device, Dtypes, Layout, Operations, Patterns, Seed, Timeout
+from ..options import Batches, Device, Dtypes, Layout, Operations, Patterns, Seed, Sweep, Timeout, selected_problems
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,6 +43,7 @@ def compare(
     batches: Batches = None,
     dtypes: Dtypes = None,
     layout: Layout = None,
+    sweep: Sweep = None,
     device: Device = "auto",
     seed: Seed = 0,
     threshold: Annotated[
@@ -102,9 +103,18 @@ def compare(
         raise UsageError("--strategy chooses among a revision's strategies: a file or two strategies are named already")
     interrupted = ""
     if recorded:
+        for option, value in {
+            "--op": operations,
+            "--mb": batches,
+            "--dtype": dtypes,
+            "--layout": layout,
+            "--sweep": sweep,
+        }.items():
+            if value:
+                raise UsageError(f"{option} chooses what is measured: records are compared as they are")
         result = _recorded(kind, before, after, sources or [], threshold / 100, any_machine)
     else:
-        problems = _problems(sources, operations, batches, dtypes, layout)
+        problems = selected_problems(sources, operations, batches, dtypes, layout, sweep)
         asked = _Asked(problems, patterns or [], seed, threshold / 100, time_budget)
         result, interrupted = _measured(kind, before, after, asked, device, caches, timeout)
     if quiet:
@@ -164,30 +174,6 @@ class _Asked:
     seed: int
     threshold: float
     time_budget: float | None
-
-
-def _problems(
-    sources: Sequence[str] | None,
-    operations: Sequence[str] | None,
-    batches: Sequence[int] | None,
-    dtypes: Sequence[str] | None,
-    layout: str | None,
-) -> Sequence[Problem]:
-    from ...kernels.problem import DTYPES, INTEGERS, LAYOUTS, OPERATIONS
-    from .. import problems
-
-    if layout:
-        one_of("--layout", [layout], LAYOUTS)
-    selection = problems.select(
-        sources or ["smoke"],
-        operations=one_of("--op", operations or [], OPERATIONS),
-        batches=batches or [],
-        dtypes=one_of("--dtype", dtypes or [], (*DTYPES, *INTEGERS)),
-        layout=layout,
-    )
-    for warning in selection.warnings:
-        warn(warning)
-    return selection.problems
 
 
 def _measured(

@@ -75,7 +75,7 @@ def verify(
     if "thread" in one_of("--sanitize", sanitize or [], SANITIZERS) and set(sanitize or []) != {"thread"}:
         raise UsageError("--sanitize thread goes with no other")
     worker = chosen_worker(context, device, timeout, in_process)
-    jobs = selected_jobs(sources, operations, patterns, batches, dtypes, layout, worker.device, sweep, worker.describe)
+    jobs = selected_jobs(sources, operations, patterns, batches, dtypes, layout, sweep, worker.device, worker.describe)
     announce(device, worker.machine)
     verdicts: list[tuple[runner.Job, Verdict]] = []
     try:

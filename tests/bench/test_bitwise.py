@@ -240,3 +240,9 @@ def test_bfloat16_of_torch(run_command):
     pytest.importorskip("torch")
     words = ("bitwise", LINE, "--dtype", "bfloat16", "--strategy", "torch", "--device", "cpu", "--processes", "1")
     assert run_command(*words)[0] == 0
+
+
+def test_a_sweep(run_command):
+    words = ("bitwise", "mb1ic3oc4ih8kh3", "--sweep", "sh=1,2", "--strategy", "numpy_direct", "--device", "cpu")
+    code, out, _ = run_command(*words, "--processes", "1", "--runs", "2")
+    assert (code, out.splitlines()[-1].split()) == (0, ["numpy_direct", "2"])

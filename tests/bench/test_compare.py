@@ -559,6 +559,8 @@ def test_a_persons_own_strategy_of_a_file_by_its_name_and_by_its_file(word, run_
         (("torch", "numpy", "--strategy", "x"), "--strategy chooses among a revision's strategies"),
         (("torch", "numpy", "a.jsonl"), "there is no record of torch"),
         (("torch", "numpy_direct", "nosuch"), "'nosuch' is no suite"),
+        (("a.jsonl", "a.jsonl", "--sweep", "ih=8"), "--sweep chooses what is measured: records are compared as they"),
+        (("torch", "numpy", "a.jsonl", "--op", "softmax"), "--op chooses what is measured"),
         (("a.jsonl", "a.jsonl", "--format", "html"), "--format is 'html'"),
         (("a.jsonl", "a.jsonl", "--caches", "hot"), "--caches is 'hot'"),
     ],
@@ -569,6 +571,13 @@ def test_what_is_asked_wrongly_ends_in_one_sentence(words, sentence, run_command
     code, out, err = run_command("compare", *words)
     assert (code, out) == (2, "")
     assert err.splitlines()[-1].startswith(f"gpucnn: error: {sentence}")
+
+
+def test_a_sweep_is_measured(run_command):
+    words = ("numpy_direct", "numpy_direct", "mb1ic3oc4ih8kh3", "--sweep", "sh=1,2", "--device", "cpu")
+    _, out, _ = run_command("compare", *words, "--time-budget", "0.1", "--format", "json")
+    compared = [comparison["problem"] for comparison in json.loads(out)["comparisons"]]
+    assert compared == [str(parse(f"mb1ic3oc4ih8kh3{stride}")) for stride in ("sh1", "sh2")]
 
 
 # ---- kernels that are timed

@@ -75,8 +75,8 @@ def parsed(line):
 
 
 def plan_jobs(asked):
-    names = ("sources", "operations", "patterns", "batches", "dtypes", "layout")
-    jobs = options.selected_jobs(*(asked[name] for name in names), "cpu", asked.get("sweep"))
+    names = ("sources", "operations", "patterns", "batches", "dtypes", "layout", "sweep")
+    jobs = options.selected_jobs(*(asked[name] for name in names), "cpu")
     assert jobs
     for pattern in asked["patterns"] or []:
         of_it = runner.plan(list(dict.fromkeys(job.problem for job in jobs)), [pattern], "cpu")
