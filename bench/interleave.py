@@ -384,7 +384,7 @@ class Process:
             self._process.ready = True
         return self._process
 
-    def ask(self, message: Any, step: str, limit_s: float = isolation.STEP_S) -> Any:
+    def ask(self, message: Any, step: str, limit_s: float) -> Any:
         """Its answer; where it is lost, or is not to be trusted any more, it is closed.  Raises isolation.Lost."""
         process = self.ready()
         try:
@@ -423,11 +423,11 @@ class There:
         self, process: Process, side: int = 0, own: Strategy | None = None, source: Source | None = None
     ) -> None:
         self._process, self._side, self._own, self._source = process, side, own, source
-        self._limit_s = isolation.STEP_S
+        self._limit_s = process.limit_s(own)
 
     def names(self, problem: Problem, patterns: Sequence[str]) -> list[str]:
         try:
-            return self._process.ask(Names(str(problem), tuple(patterns)), "start")
+            return self._process.ask(Names(str(problem), tuple(patterns)), "start", self._process.limit_s(None))
         except isolation.Lost as lost:
             raise UsageError(f"a side cannot say which strategies it has: {lost}") from None
 

@@ -15,7 +15,20 @@ import typer
 
 from .. import UsageError
 from ..console import Quiet, one_of, output, progress, say, tell, warn
-from ..options import Batches, Device, Dtypes, Layout, Operations, Patterns, Seed, Sweep, Timeout, selected_problems
+from ..options import (
+    Batches,
+    Device,
+    Dtypes,
+    Layout,
+    Operations,
+    Patterns,
+    Seed,
+    Sweep,
+    Timeout,
+    announce,
+    chosen_machine,
+    selected_problems,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -181,7 +194,6 @@ def _measured(
 ) -> tuple[Result, str]:
     """What was found in turns; and where that was interrupted, how far it went."""
     from .. import compare, interleave, runner, verdicts
-    from ..options import announce, chosen_machine
 
     machine = chosen_machine(device)
     announce(device, machine)

@@ -515,7 +515,7 @@ def test_each_side_has_the_time_that_its_own_strategy_needs(monkeypatch):
     monkeypatch.setattr(interleave.Process, "_started", lambda process: None)
     monkeypatch.setattr(interleave.Process, "ask", lambda process, message, step, limit_s: asked.append(limit_s))
     problem = parse("mb1ic3oc4ih8kh3")
-    for timeout_s, limits in {None: [600.0, 60.0, 600.0, 60.0], 5.0: [5.0] * 4}.items():
+    for timeout_s, limits in {None: [600.0, 60.0, 600.0, 60.0, 60.0], 5.0: [5.0] * 5}.items():
         process = interleave.Process("cpu", cold=False, timeout_s=timeout_s)
         own = Described("mine", ("conv2d",), ("cuda",), interpreted=True)
         sides = interleave.There(process, 0, own), interleave.There(process, 1)
@@ -523,6 +523,7 @@ def test_each_side_has_the_time_that_its_own_strategy_needs(monkeypatch):
             side.prepare(problem, name, 0)
         for side in sides:
             side.sample("host", 0)
+        sides[0].names(problem, [])
         assert asked == limits
         asked.clear()
 
