@@ -1,0 +1,312 @@
+"""torch's modules with our operators in them: what `replace` makes of a model's own, by changing their class.
+
+Each is a subclass of the torch module that it takes the place of, with nothing more in its state_dict.  A convolution or
+linear layer also computes what was fused into it, a BatchNorm2d in eval mode and an activation, whose modules then let
+pass what they are given.
+
+They run as torch has them wherever ours do not apply: where a gradient is asked for, on another device or dtype.
+In training mode (of the convolution) every module does its own work again.
+"""
+
+from __future__ import annotations
+
+import operator
+from typing import Any, ClassVar, cast
+
+import torch
+from torch import Tensor, nn
+
+from . import torch_operators
+from .problem import ACTIVATIONS, DTYPES, INTEGERS
+
+FLOATS = frozenset(getattr(torch, name) for name in DTYPES)
+COMPARED = FLOATS | {getattr(torch, name) for name in INTEGERS}
+DEVICES = ("cpu", "cuda")
+OPS = torch.ops.gpucnn  # which torch_operators defines
+
+
+class Fusion:
+    """What a convolution or linear layer `head` computes beside itself, and who is to compute it.
+
+    norm        a BatchNorm2d, folded into the weights while it is in eval mode
+    activation  a module, of which `ACTIVATION` has the name
+    prefer      "fastest" or "ours"
+    """
+
+    def __init__(self, head: nn.Module, norm: nn.BatchNorm2d | None, activation: nn.Module | None, prefer: str) -> None:
+        self.head, self.norm, self.activation, self.prefer = head, norm, activation, prefer
+        self.word = None if activation is None else ACTIVATION[_torchs(activation)]
+        self.key: Any = None
+        self.kept: Any = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the folded weights, which a copy makes anew."""
+        return {**self.__dict__, "key": None, "kept": None}
+
+    def after(self) -> list[nn.Module]:
+        """The modules that were fused, in the order in which they are called."""
+        return [module for module in (self.norm, self.activation) if module is not None]
+
+    def applies(self, x: Tensor) -> bool:
+        """Whether one call of ours computes all of it from x."""
+        head, norm = cast(Any, self.head), self.norm
+        if x.device.type not in DEVICES or x.dtype not in FLOATS or (norm is not None and norm.training):
+            return False
+        if x.dtype != head.weight.dtype and not torch.is_autocast_enabled(x.device.type):
+            return False
+        tensors = (x, head.weight, head.bias, *((norm.weight, norm.bias) if norm is not None else ()))
+        return not _asks_gradient(*tensors)
+
+    def weights(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The head's weights and bias, with the norm folded in and in autocast's dtype, kept until one of them changes.
+
+        What changes in place through `.data` is not seen.
+        """
+        head, norm = cast(Any, self.head), self.norm
+        w, b, dtype = head.weight, head.bias, head.weight.dtype
+        if dtype != torch.float64 and torch.is_autocast_enabled(x.device.type):
+            dtype = torch.get_autocast_dtype(x.device.type)
+        if norm is None and dtype == w.dtype:
+            return w, b
+        if torch.compiler.is_compiling():  # the compiler sees parameters, not copies of them that age
+            return folded(w, b, norm, dtype)
+        tensors = [w, b]
+        if norm is not None:
+            tensors += [norm.weight, norm.bias, norm.running_mean, norm.running_var, norm.num_batches_tracked]
+        try:
+            key = [dtype, norm and norm.eps, *((id(t), t._version, t.data_ptr()) for t in tensors if t is not None)]
+        except RuntimeError:  # tensors of inference mode have no version, fake ones no address
+            return folded(w, b, norm, dtype)
+        if key == self.key:
+            return self.kept[0]
+        if x.is_cuda and torch.cuda.is_current_stream_capturing():
+            return folded(w, b, norm, dtype)
+        with torch.inference_mode(False), torch.no_grad():
+            result = folded(w, b, norm, dtype)
+        if x.is_cuda:  # another stream may be the next to read them
+            torch.cuda.current_stream(x.device).synchronize()
+        # Of the tensors too, and of their memory: another's may not get the same id or address.
+        self.key, self.kept = key, (result, tensors, [t.detach() for t in tensors if t is not None])
+        return result
+
+
+def folded(
+    w: Tensor, b: Tensor | None, norm: nn.BatchNorm2d | None, dtype: torch.dtype
+) -> tuple[Tensor, Tensor | None]:
+    """w (K,...) and b (K,) of a layer that is followed by `norm` in eval mode, computed in float32 or better."""
+    if norm is None:
+        return w.to(dtype), None if b is None else b.to(dtype)
+    mean, variance = norm.running_mean, norm.running_var
+    assert mean is not None  # `replace` takes no norm without statistics
+    assert variance is not None
+    scale = torch.rsqrt(variance.double() + norm.eps)
+    scale = scale if norm.weight is None else scale * norm.weight.double()
+    shift = (-mean.double() if b is None else b.double() - mean.double()) * scale
+    shift = shift if norm.bias is None else shift + norm.bias.double()
+    wide = torch.promote_types(w.dtype, torch.float32)
+    return (w.to(wide) * scale.to(wide)[:, None, None, None]).to(dtype), shift.to(dtype)
+
+
+def _asks_gradient(*tensors: Tensor | None) -> bool:
+    return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
+
+
+def _takes(x: Tensor, dtypes: frozenset[torch.dtype] = FLOATS) -> bool:
+    return x.device.type in DEVICES and x.dtype in dtypes and not _asks_gradient(x)
+
+
+@torch.compiler.assume_constant_result
+def _precision(operation: str) -> bool:
+    """Whether torch is allowed TF32 for an operation on float32 at present, and so are we in its place."""
+    backend: Any = torch.backends.cudnn.conv if operation == "conv2d" else torch.backends.cuda.matmul
+    return backend.fp32_precision == "tf32"
+
+
+def _tf32(w: Tensor, operation: str) -> bool:
+    return w.is_cuda and w.dtype == torch.float32 and _precision(operation)
+
+
+def _around(padding: Any) -> tuple[int, int, int, int]:
+    top, left = padding if isinstance(padding, (tuple, list)) else (padding, padding)
+    return top, top, left, left
+
+
+def _torchs(module: nn.Module) -> type[nn.Module]:
+    """torch's class of a module of its own or of ours."""
+    kind = type(module)
+    return kind.__bases__[-1] if issubclass(kind, Ours) else kind
+
+
+class Ours:
+    """A module of ours: a subclass of torch's, with its `Fusion`, or who is to compute it, in `_gpucnn`."""
+
+    _gpucnn: Any
+
+    def extra_repr(self) -> str:
+        own, text = self._gpucnn, cast(Any, super()).extra_repr()
+        more = [type(module).__name__ for module in own.after()] if isinstance(own, Fusion) else []
+        return ", ".join(filter(None, [text, " + ".join(["gpucnn", *more])]))
+
+
+class _Taken(Ours):
+    """A module whose work the convolution before it does, while that is in eval mode."""
+
+    _gpucnn = None
+
+    def forward(self, input: Tensor) -> Tensor:
+        return self.own(input) if self._gpucnn is None or self._gpucnn.head.training else input
+
+    def own(self, input: Tensor) -> Tensor:
+        return cast(Any, super()).forward(input)
+
+    def extra_repr(self) -> str:
+        return ", ".join(filter(None, [cast(Any, super(Ours, self)).extra_repr(), "gpucnn: fused"]))
+
+
+class BatchNorm2d(_Taken, nn.BatchNorm2d): ...
+
+
+class ReLU(_Taken, nn.ReLU): ...
+
+
+class Tanh(_Taken, nn.Tanh): ...
+
+
+class Sigmoid(_Taken, nn.Sigmoid): ...
+
+
+class GELU(_Taken, nn.GELU): ...
+
+
+class SiLU(_Taken, nn.SiLU): ...
+
+
+ACTIVATION = dict(zip((nn.ReLU, nn.Tanh, nn.Sigmoid, nn.GELU, nn.SiLU), ACTIVATIONS, strict=True))  # class -> name
+TAKEN: dict[type, type] = {kind.__bases__[-1]: kind for kind in (BatchNorm2d, ReLU, Tanh, Sigmoid, GELU, SiLU)}
+
+
+class _Head(Ours):
+    """A layer with weights, and with what follows it."""
+
+    def __init__(self, *given: Any, **named: Any) -> None:
+        super().__init__(*given, **named)
+        self._gpucnn = Fusion(cast(Any, self), None, None, "fastest")
+
+    def forward(self, input: Tensor) -> Tensor:
+        own = self._gpucnn
+        if own.applies(input):
+            return self.fused(input, own)
+        y = cast(Any, super()).forward(input)
+        if not cast(Any, self).training:
+            for module in own.after():
+                y = module.own(y)
+        return y
+
+
+class Conv2d(_Head, nn.Conv2d):
+    def fused(self, x: Tensor, own: Fusion) -> Tensor:
+        w, b = own.weights(x)
+        if isinstance(self.padding, str):
+            extents = [(taps - 1) * step for taps, step in zip(self.kernel_size, self.dilation, strict=True)]
+            extents = [0, 0] if self.padding == "valid" else extents
+            padding = [side for extent in extents for side in (extent // 2, extent - extent // 2)]
+        else:
+            padding = _around(self.padding)
+        return OPS.conv2d.default(
+            x, w, b, self.stride, padding, self.dilation, self.groups, own.word, _tf32(w, "conv2d"),
+            self.padding_mode, 0.0, None, own.prefer,
+        )  # fmt: skip
+
+
+class Linear(_Head, nn.Linear):
+    def fused(self, x: Tensor, own: Fusion) -> Tensor:
+        w, b = own.weights(x)
+        return OPS.linear.default(x, w, b, own.word, _tf32(w, "linear"), None, own.prefer)
+
+
+class _Apart(Ours):
+    """A layer without weights: `_gpucnn` says who is to compute it."""
+
+    dtypes: ClassVar[frozenset[torch.dtype]] = FLOATS
+    _gpucnn = "fastest"
+
+    def forward(self, input: Tensor) -> Any:
+        return self.call(input) if _takes(input, self.dtypes) else cast(Any, super()).forward(input)
+
+    def call(self, x: Tensor) -> Any:
+        """Our operator of x."""
+        raise NotImplementedError
+
+
+class MaxPool2d(_Apart, nn.MaxPool2d):
+    dtypes = COMPARED
+
+    def call(self, x: Tensor) -> Any:
+        own = OPS.max_pool2d_with_indices.default if self.return_indices else OPS.max_pool2d.default
+        around = _around(self.padding)
+        return own(x, self.kernel_size, self.stride, around, self.dilation, self.ceil_mode, None, self._gpucnn)
+
+
+class AvgPool2d(_Apart, nn.AvgPool2d):
+    def call(self, x: Tensor) -> Any:
+        return OPS.avg_pool2d.default(
+            x, self.kernel_size, self.stride, _around(self.padding), self.ceil_mode, self.count_include_pad,
+            self.divisor_override, None, self._gpucnn,
+        )  # fmt: skip
+
+
+class AdaptiveAvgPool2d(_Apart, nn.AdaptiveAvgPool2d):
+    def call(self, x: Tensor) -> Any:
+        return torch_operators.adaptive_avg_pool2d(x, self.output_size, prefer=self._gpucnn)
+
+
+class AdaptiveMaxPool2d(_Apart, nn.AdaptiveMaxPool2d):
+    dtypes = COMPARED
+
+    def call(self, x: Tensor) -> Any:
+        return torch_operators.adaptive_max_pool2d(x, self.output_size, self.return_indices, prefer=self._gpucnn)
+
+
+class Softmax(_Apart, nn.Softmax):
+    def call(self, x: Tensor) -> Any:
+        return OPS.softmax.default(x, self.dim, None, None, self._gpucnn)
+
+
+class LogSoftmax(_Apart, nn.LogSoftmax):
+    def call(self, x: Tensor) -> Any:
+        return OPS.log_softmax.default(x, self.dim, None, None, self._gpucnn)
+
+
+class Sequential(Ours, nn.Sequential):
+    """Calls what can be fused as one, where how else its modules are called is not known.
+
+    `_gpucnn` is the modules as they were when it was made, and the steps: a module, or a Fusion.
+    """
+
+    _gpucnn = ((), [])
+
+    def forward(self, input: Any) -> Any:
+        modules, steps = self._gpucnn
+        if len(modules) != len(self) or not all(map(operator.is_, modules, self)):  # others were put in since
+            return cast(Any, super()).forward(input)
+        for step in steps:
+            if not isinstance(step, Fusion):
+                input = step(input)
+            elif step.head.training or not step.applies(input) or any(map(hooked, [step.head, *step.after()])):
+                for module in (step.head, *step.after()):
+                    input = module(input)
+            else:
+                input = cast(Any, step.head).fused(input, step)
+        return input
+
+
+HEADS: dict[type, type] = {nn.Conv2d: Conv2d, nn.Linear: Linear}
+APART: dict[type, type] = {
+    kind.__bases__[-1]: kind
+    for kind in (MaxPool2d, AvgPool2d, AdaptiveAvgPool2d, AdaptiveMaxPool2d, Softmax, LogSoftmax)
+}
+
+
+def hooked(module: nn.Module) -> bool:
+    """Whether someone listens to what the module is given or returns."""
+    return any(getattr(module, f"_{name}_hooks") for name in ("forward", "forward_pre", "backward", "backward_pre"))
