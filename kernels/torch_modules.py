@@ -206,6 +206,9 @@ class _Head(Ours):
 class Conv2d(_Head, nn.Conv2d):
     def fused(self, x: Tensor, own: Fusion) -> Tensor:
         w, b = own.weights(x)
+        last = torch.channels_last
+        if x.dim() == 4 and not w.is_contiguous() and w.is_contiguous(memory_format=last):
+            x = x.contiguous(memory_format=last)  # as torch's own does: weights in channels_last decide
         if isinstance(self.padding, str):
             extents = [(taps - 1) * step for taps, step in zip(self.kernel_size, self.dilation, strict=True)]
             extents = [0, 0] if self.padding == "valid" else extents

@@ -5,7 +5,8 @@ Each is `gpucnn.kernels`' operator with every argument resolved: window, stride 
 `torch.library.custom_op`'s.  A fake implementation tells shape, dtype and memory layout, of symbolic sizes too.
 
 Under autocast conv2d and linear compute in its dtype, softmax, log_softmax and cross_entropy in float32, pooling in
-what comes.  There is no backward pass: an input that requires a gradient raises ValueError, in a compiled graph as well.
+what comes.  There is no backward pass: an input that requires a gradient raises ValueError, when a graph is compiled
+too.
 """
 
 from __future__ import annotations
@@ -116,7 +117,8 @@ def _tensors(prefer: str, **given: Any) -> None:
 
 def _conv2d_fake(x: Tensor, w: Tensor, b: Tensor | None, stride: Any, padding: Any, dilation: Any, *_: Any) -> Tensor:
     _no_gradient(x=x, w=w, b=b)
-    return _planes(x, w.shape[0], _outputs(x, w.shape[2:], stride, padding, dilation))
+    size = _outputs(x, w.shape[2:], stride, padding, dilation)
+    return _empty(x, (*x.shape[:-3], w.shape[0], *size))
 
 
 @_operator(
@@ -408,7 +410,7 @@ def _output_size(x: Tensor, output_size: Any, prefer: str) -> list[Any]:
     _tensors(prefer, x=x)
     own = check.dims("x", x, "(N, C, H, W)", "(C, H, W)")[-2:]
     wanted = output_size if isinstance(output_size, (tuple, list)) else (output_size, output_size)
-    numbers = check.pair("output_size", [1 if size is None else size for size in wanted], 0)
+    numbers = check.pair("output_size", output_size if len(wanted) != 2 else [1 if n is None else n for n in wanted], 0)
     return [size if asked is None else number for size, asked, number in zip(own, wanted, numbers, strict=True)]
 
 
@@ -498,6 +500,8 @@ def max_unpool2d(
         size: Any = [
             (n - 1) * step - 2 * pad + k for n, step, pad, k in zip(shape[-2:], steps, around, window, strict=True)
         ]
+        if min(size) < 1:
+            raise ValueError(f"padding is {padding!r}, which leaves an output of {tuple(size)} for x of shape {shape}")
     else:
         size = tuple(output_size)
         if len(size) not in (2, len(shape)):

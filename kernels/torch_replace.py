@@ -26,6 +26,8 @@ OPERATOR: dict[type, str] = {  # of each class that is replaced
     nn.LogSoftmax: "log_softmax",
 }
 
+NOTHING = (nn.Identity, nn.Flatten, nn.Unflatten, nn.Dropout, nn.Dropout2d)  # is computed by these, in eval mode
+
 
 @dataclass(frozen=True)
 class Swap:
@@ -106,8 +108,8 @@ def replace(model: nn.Module, *, prefer: str = "fastest", fuse: bool = True) -> 
              just once, one after the other and with nothing in between; in a model that cannot be traced, within an
              nn.Sequential.
 
-    Ours have no backward pass: run the model under torch.no_grad() or torch.inference_mode().  Where a gradient is asked
-    for, and in training mode, torch's own run as before.
+    Ours have no backward pass: run the model under torch.no_grad() or torch.inference_mode().  Where a gradient is
+    asked for, and in training mode, torch's own run as before.
     TypeError where `model` is no nn.Module, ValueError for another `prefer`.
 
     >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten()).eval()
@@ -125,7 +127,7 @@ def replace(model: nn.Module, *, prefer: str = "fastest", fuse: bool = True) -> 
     return _Plan(model, prefer, fuse).carry_out()
 
 
-# What follows what -----------------------------------------------------------------------------------------------------
+# What follows what ----------------------------------------------------------------------------------------------------
 
 
 class _Tracer(fx.Tracer):
@@ -136,7 +138,7 @@ class _Tracer(fx.Tracer):
 class _Graph:
     """Who calls whom in a model: by a module's id, how often it is called, and the module that alone follows it.
 
-    after  of modules that are called once, and whose output goes into one module, which is called once, and nowhere else
+    after  of modules that are called once, and whose output goes nowhere but into one module, which is called once
     """
 
     def __init__(self, model: nn.Module, **given: Any) -> None:
@@ -278,7 +280,9 @@ class _Plan:
                 return f"it is a subclass of torch's {base.__name__}"
         if kind in (nn.Softmax, nn.LogSoftmax):
             return "dim is None" if module.dim is None else ""
-        return "" if kind in APART or any(module.children()) else "no operator of ours"
+        if kind in APART or any(module.children()):
+            return ""
+        return "it computes nothing" if kind in NOTHING else "no operator of ours"
 
     def unfused(self, module: nn.Module) -> str:
         """Why a norm or an activation was not fused that could be, if it stood elsewhere."""
