@@ -2,8 +2,8 @@
 
     from gpucnn.kernels.torch import conv2d, replace
 
-`conv2d` and the others are `gpucnn.kernels`' own of tensors, as custom operators (`torch.ops.gpucnn`).  `replace(model)`
-puts them into a model in place, and its result's `undo()` takes them out.
+`conv2d` and the others are `gpucnn.kernels`' own of tensors, as custom operators (`torch.ops.gpucnn`).
+`replace(model)` puts them into a model in place, and its result's `undo()` takes them out.
 
 >>> import torch
 >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU()).eval()

@@ -1,8 +1,8 @@
 """torch's modules with our operators in them: what `replace` makes of a model's own, by changing their class.
 
-Each is a subclass of the torch module that it takes the place of, with nothing more in its state_dict.  A convolution or
-linear layer also computes what was fused into it, a BatchNorm2d in eval mode and an activation, whose modules then let
-pass what they are given.
+Each is a subclass of the torch module that it takes the place of, with nothing more in its state_dict.  A convolution
+or linear layer also computes what was fused into it, a BatchNorm2d in eval mode and an activation, whose modules then
+let pass what they are given.
 
 They run as torch has them wherever ours do not apply: where a gradient is asked for, on another device or dtype.
 In training mode (of the convolution) every module does its own work again.
@@ -118,7 +118,8 @@ def _takes(x: Tensor, dtypes: frozenset[torch.dtype] = FLOATS) -> bool:
 @torch.compiler.assume_constant_result
 def _precision(operation: str) -> bool:
     """Whether torch is allowed TF32 for an operation on float32 at present, and so are we in its place."""
-    backend: Any = torch.backends.cudnn.conv if operation == "conv2d" else torch.backends.cuda.matmul
+    backends: Any = torch.backends
+    backend = backends.cudnn.conv if operation == "conv2d" else backends.cuda.matmul
     return backend.fp32_precision == "tf32"
 
 
@@ -181,7 +182,9 @@ class GELU(_Taken, nn.GELU): ...
 class SiLU(_Taken, nn.SiLU): ...
 
 
-ACTIVATION = dict(zip((nn.ReLU, nn.Tanh, nn.Sigmoid, nn.GELU, nn.SiLU), ACTIVATIONS, strict=True))  # class -> name
+ACTIVATION: dict[type, str] = dict(
+    zip((nn.ReLU, nn.Tanh, nn.Sigmoid, nn.GELU, nn.SiLU), ACTIVATIONS, strict=True)
+)  # class -> name
 TAKEN: dict[type, type] = {kind.__bases__[-1]: kind for kind in (BatchNorm2d, ReLU, Tanh, Sigmoid, GELU, SiLU)}
 
 
@@ -193,14 +196,18 @@ class _Head(Ours):
         self._gpucnn = Fusion(cast(Any, self), None, None, "fastest")
 
     def forward(self, input: Tensor) -> Tensor:
-        own = self._gpucnn
-        if own.applies(input):
+        own, after = self._gpucnn, self._gpucnn.after()
+        apart = bool(after) and cast(Any, self).training  # what was fused does its own work then
+        if not apart and own.applies(input):
             return self.fused(input, own)
         y = cast(Any, super()).forward(input)
-        if not cast(Any, self).training:
-            for module in own.after():
-                y = module.own(y)
+        for module in () if apart else after:
+            y = module.own(y)
         return y
+
+    def fused(self, x: Tensor, own: Fusion) -> Tensor:
+        """Our operator of x, which computes all of `own`."""
+        raise NotImplementedError
 
 
 class Conv2d(_Head, nn.Conv2d):

@@ -173,7 +173,7 @@ def conv2d(
     torch.Size([1, 4, 8, 8])
     """
     _tensors(prefer, x=x, w=w, b=b)
-    window = check.dims("w", w, "(K, C/groups, R, S)")[2:]
+    _, _, r, s = check.dims("w", w, "(K, C/groups, R, S)")
     steps, spread = check.pair("stride", stride, 1), check.pair("dilation", dilation, 1)
     groups = check.integer("groups", groups, 1)
     check.choice("padding_mode", padding_mode, PADDING_MODES)
@@ -184,7 +184,7 @@ def conv2d(
     if isinstance(padding_value, bool) or not isinstance(padding_value, (int, float)):
         raise TypeError(f"padding_value is {padding_value!r}, expected a number")
     # With stride 1 "same" is the same for every size: one that may be symbolic is not asked.
-    around = check.sides(padding, (1, 1), window, steps, spread, ("same", "valid", "causal"))
+    around = check.sides(padding, (1, 1), (r, s), steps, spread, ("same", "valid", "causal"))
     if out is not None and not torch.compiler.is_compiling():
         return operators.conv2d(
             x, w, b, stride=steps, padding=around, dilation=spread, groups=groups, padding_mode=padding_mode,

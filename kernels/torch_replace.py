@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
+from typing import Any, cast
 
 from torch import fx, nn
 
@@ -26,6 +26,7 @@ OPERATOR: dict[type, str] = {  # of each class that is replaced
     nn.LogSoftmax: "log_softmax",
 }
 
+CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 NOTHING = (nn.Identity, nn.Flatten, nn.Unflatten, nn.Dropout, nn.Dropout2d)  # is computed by these, in eval mode
 
 
@@ -182,10 +183,10 @@ def _graphs(model: nn.Module) -> list[_Graph]:
             module.__dict__.update(attributes)
 
 
-def _fusible(head: nn.Module, after: Callable[[nn.Module], nn.Module | None], prefer: str) -> Fusion:
+def _fusible(head: nn.Module, after: Callable[[Any], Any], prefer: str) -> Fusion:
     """The head with as much of what comes `after` it as can be fused: a norm, an activation."""
     norm = activation = None
-    follower = None if hooked(head) else after(head)
+    follower: Any = None if hooked(head) else after(head)
     if isinstance(head, nn.Conv2d) and type(follower) is nn.BatchNorm2d and not _unfusible(follower):
         norm, follower = follower, after(follower)
     if type(follower) in ACTIVATION and not _unfusible(follower):
@@ -259,7 +260,7 @@ class _Plan:
                 for part in self.heads[key].after():
                     swap(part, TAKEN[type(part)], self.heads[key])
             elif key in self.sequences:
-                swap(module, Sequential, (tuple(module), self.sequences[key]))
+                swap(module, Sequential, (tuple(cast(Any, module)), self.sequences[key]))
                 replaced.append(Swap(name, kind.__name__, "calls as one what was fused"))
             elif kind in APART and not self.kept(module):
                 swap(module, APART[kind], self.prefer)
@@ -280,7 +281,7 @@ class _Plan:
                 return f"it is a subclass of torch's {base.__name__}"
         if kind in (nn.Softmax, nn.LogSoftmax):
             return "dim is None" if module.dim is None else ""
-        if kind in APART or any(module.children()):
+        if kind in APART or kind in CONTAINERS or any(module.children()):
             return ""
         return "it computes nothing" if kind in NOTHING else "no operator of ours"
 
