@@ -24,7 +24,7 @@ Array = Any  # numpy.ndarray, torch.Tensor or cupy.ndarray
 
 
 @cache
-def _driver() -> Any:
+def cuda_driver() -> Any:
     """CUDA's driver, ready to be asked; None where there is none."""
     try:
         driver = ctypes.CDLL("libcuda.so.1")
@@ -36,7 +36,7 @@ def _driver() -> Any:
 @cache
 def has_gpu() -> bool:
     """Whether this process can see a CUDA GPU; asks the driver itself, so that no library need be imported."""
-    driver, count = _driver(), ctypes.c_int(0)
+    driver, count = cuda_driver(), ctypes.c_int(0)
     return driver is not None and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
 
 
@@ -45,7 +45,7 @@ def architecture() -> str | None:
     """Of the first GPU that this process sees, as the driver tells: "sm_90"; None where there is none."""
     if not has_gpu():
         return None
-    driver, device, numbers = _driver(), ctypes.c_int(0), (ctypes.c_int(0), ctypes.c_int(0))
+    driver, device, numbers = cuda_driver(), ctypes.c_int(0), (ctypes.c_int(0), ctypes.c_int(0))
     driver.cuDeviceGet(ctypes.byref(device), 0)
     for number, attribute in zip(numbers, _COMPUTE_CAPABILITY, strict=True):
         driver.cuDeviceGetAttribute(ctypes.byref(number), attribute, device)
