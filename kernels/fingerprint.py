@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ast
 import hashlib
-import importlib.metadata
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -31,6 +30,8 @@ def fingerprint(entry: str) -> str:
     (16, False)
     """
     if entry.split(".")[1] in VENDORS:
+        import importlib.metadata  # takes longer to import than all of this package
+
         return f"torch {importlib.metadata.version('torch')}"
     found: dict[str, str] = {}
     _collect(entry.replace(".", "/") + ".py", found)

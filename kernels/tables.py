@@ -20,7 +20,6 @@ import fcntl
 import json
 import math
 import os
-import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -245,6 +244,8 @@ def updating(path: Path, hardware: Hardware, warn: _Warn = warnings.warn) -> Ite
         fcntl.flock(lock, fcntl.LOCK_EX)
         table = _present(path, hardware, warn)
         yield table
+        import tempfile
+
         handle, partial = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
         try:
             with os.fdopen(handle, "w", encoding="utf-8") as file:
