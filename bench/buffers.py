@@ -211,13 +211,13 @@ class Subject:
 
     def __call__(self) -> Sequence[Any]:
         """Launch once, which is what is timed; returns the arrays that hold the result."""
-        launch = self._made_of[-1]
-        return launch(*self._arguments)
+        inputs, outputs = self._arguments
+        return self._made_of[-1](inputs, outputs)
 
     def stages(self) -> list[tuple[str, Callable[[], Any]]]:
         """A launch's stages, where it has several: name, and what runs it; in order, any number of times."""
         launch, (inputs, outputs) = self._made_of[-1], self._arguments
         if len({name for name, _ in launch.stages}) == 1:
             return []
-        workspace = launch.allocate()
+        workspace = launch.allocate(None)
         return [(name, partial(stage, inputs, outputs, workspace)) for name, stage in launch.stages]

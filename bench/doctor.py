@@ -22,6 +22,7 @@ from typing import Any
 
 from ..kernels import __version__, arrays, emulator
 from ..kernels.emulator import build
+from ..kernels.hardware import cpu_name
 from . import machine, records, timing
 
 STATES = ("ok", "note", "missing", "broken")
@@ -75,7 +76,7 @@ def _system() -> Iterator[Finding]:
 def _processor() -> Iterator[Finding]:
     usable, present = len(os.sched_getaffinity(0)), os.cpu_count() or 0
     threads = f"{usable} threads" + (f", of {present}" if usable != present else "")
-    yield Finding("processor", f"{machine.cpu_name()}, {threads}")
+    yield Finding("processor", f"{cpu_name()}, {threads}")
     quota = _text("/sys/fs/cgroup/cpu.max").split()
     if quota and quota[0] != "max" and (cores := int(quota[0]) / int(quota[1])) < usable:
         yield Finding(

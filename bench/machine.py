@@ -24,6 +24,7 @@ import numpy as np
 
 from ..kernels import __version__
 from ..kernels.arrays import has_gpu
+from ..kernels.hardware import cpu_name, slug
 from ..kernels.problem import Problem
 from . import UsageError
 from .clocks import nvml_device, sm_clock
@@ -34,15 +35,6 @@ CEILING_S = 0.3  # the best call within this time is a ceiling: many tries, so t
 TRIES = 3  # calls that are made in any case
 SIDES = {"cpu": (512, 1024, 2048), "cuda": (4096, 8192)}  # of the matrices, of which the fastest product counts
 COPIED_BYTES = {"cpu": 1 << 28, "cuda": 1 << 32}  # or twice the cache where that is more; an eighth of what is free
-
-
-def slug(hardware: str) -> str:
-    """A name as a folder's name.
-
-    >>> slug("NVIDIA H200")
-    'nvidia-h200'
-    """
-    return re.sub(r"[^a-z0-9]+", "-", hardware.lower()).strip("-")
 
 
 def choose_device(wanted: str) -> str:
@@ -240,12 +232,6 @@ def _torch_product(device: str, arithmetic: str, side: int) -> tuple[Callable[[]
             matmul.fp32_precision = before
 
     return (multiply_on_gpu, torch.cuda.synchronize) if device == "cuda" else (multiply,)
-
-
-def cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    match = re.search(r"^model name\s*:\s*(.+)$", info.read_text(), re.MULTILINE) if info.exists() else None
-    return match[1].strip() if match else platform.processor() or platform.machine()
 
 
 def host_free_bytes() -> int:

@@ -7,7 +7,8 @@
 (1, 4, 4, 4)
 """
 
-from .dispatch import UnsupportedError, choose
+from .calls import forget
+from .dispatch import Choice, UnsupportedError, choose, explain
 from .operators import (
     adaptive_avg_pool2d,
     adaptive_max_pool2d,
@@ -41,6 +42,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AdaptivePoolProblem",
+    "Choice",
     "ConvProblem",
     "CrossEntropyProblem",
     "LinearProblem",
@@ -57,7 +59,9 @@ __all__ = [
     "conv2d",
     "conv2d_problem",
     "cross_entropy",
+    "explain",
     "flatten",
+    "forget",
     "linear",
     "log_softmax",
     "lp_pool2d",

@@ -24,7 +24,7 @@ Array = Any  # numpy.ndarray, torch.Tensor or cupy.ndarray
 
 
 @cache
-def _driver() -> Any:
+def cuda_driver() -> Any:
     """CUDA's driver, ready to be asked; None where there is none."""
     try:
         driver = ctypes.CDLL("libcuda.so.1")
@@ -36,7 +36,7 @@ def _driver() -> Any:
 @cache
 def has_gpu() -> bool:
     """Whether this process can see a CUDA GPU; asks the driver itself, so that no library need be imported."""
-    driver, count = _driver(), ctypes.c_int(0)
+    driver, count = cuda_driver(), ctypes.c_int(0)
     return driver is not None and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
 
 
@@ -45,7 +45,7 @@ def architecture() -> str | None:
     """Of the first GPU that this process sees, as the driver tells: "sm_90"; None where there is none."""
     if not has_gpu():
         return None
-    driver, device, numbers = _driver(), ctypes.c_int(0), (ctypes.c_int(0), ctypes.c_int(0))
+    driver, device, numbers = cuda_driver(), ctypes.c_int(0), (ctypes.c_int(0), ctypes.c_int(0))
     driver.cuDeviceGet(ctypes.byref(device), 0)
     for number, attribute in zip(numbers, _COMPUTE_CAPABILITY, strict=True):
         driver.cuDeviceGetAttribute(ctypes.byref(number), attribute, device)
@@ -92,13 +92,17 @@ def strides_of(array: Array) -> tuple[int, ...]:
     return tuple(stride // array.itemsize for stride in array.strides)
 
 
+def address(array: Array) -> int:
+    """Where the array's first element is."""
+    library = library_of(array)
+    if library == "torch":
+        return array.data_ptr()
+    return array.__array_interface__["data"][0] if library == "numpy" else array.data.ptr
+
+
 def span(array: Array) -> tuple[int, int]:
     """The addresses between which the array's elements lie."""
-    if library_of(array) == "torch":
-        start, itemsize = array.data_ptr(), array.element_size()
-    else:
-        start = array.ctypes.data if library_of(array) == "numpy" else array.data.ptr
-        itemsize = array.itemsize
+    start, itemsize = address(array), array.element_size() if library_of(array) == "torch" else array.itemsize
     if 0 in array.shape:
         return start, start
     reach = [(size - 1) * stride * itemsize for size, stride in zip(array.shape, strides_of(array), strict=True)]
@@ -166,7 +170,7 @@ def with_layout(array: Array, layout: str) -> Array:
 
 def is_aligned(array: Array) -> bool:
     """Whether its memory begins where a load of ALIGNMENT bytes may."""
-    return span(array)[0] % ALIGNMENT == 0
+    return address(array) % ALIGNMENT == 0
 
 
 def aligned(array: Array) -> Array:
@@ -199,13 +203,16 @@ def empty(shape: Sequence[int], dtype: str, layout: str, library: str, place: tu
     return permuted(array, (0, 3, 1, 2)) if last else array
 
 
-def scratch(elements: int, dtype: str, library: str, device: str) -> Array:
-    """An uninitialised array on the current device, from the library's pool; of bfloat16 as a kernel is given it."""
-    if library == "torch":
+def scratch(elements: int, dtype: str, owner: str, library: str, device: str) -> Array:
+    """An uninitialised array on the current device as `library` takes it, from the pool of `owner`.
+
+    A torch tensor's workspace is torch's too: a CUDA graph that torch captures keeps it, and no other stream gets it.
+    """
+    if owner == "torch":
         import torch
 
-        return torch.empty(elements, dtype=getattr(torch, dtype), device=device)
-    return importlib.import_module(library).empty(elements, "int16" if dtype == "bfloat16" else dtype)
+        return view(torch.empty(elements, dtype=getattr(torch, dtype), device=device), library)
+    return importlib.import_module(owner).empty(elements, "int16" if dtype == "bfloat16" else dtype)
 
 
 def view(array: Array, library: str) -> Array:
@@ -233,10 +240,13 @@ def view(array: Array, library: str) -> Array:
     if own == "cupy":
         return array.view("int16") if half else array
     import cupy
-    import torch
 
-    array = array.detach()
-    return cupy.from_dlpack(array.view(torch.int16) if half else array)
+    # Not by DLPack, which would make streams wait for each other, and takes several times as long.
+    dtype, size = np.dtype("int16" if half else dtype_of(array)), array.element_size()
+    reach = sum((extent - 1) * stride for extent, stride in zip(array.shape, array.stride(), strict=True)) + 1
+    memory = cupy.cuda.UnownedMemory(array.data_ptr(), reach * size, array, array.device.index)
+    strides = tuple(stride * size for stride in array.stride())
+    return cupy.ndarray(tuple(array.shape), dtype, cupy.cuda.MemoryPointer(memory, 0), strides)
 
 
 def to_numpy(array: Array) -> np.ndarray:
@@ -249,26 +259,19 @@ def to_numpy(array: Array) -> np.ndarray:
 
 
 @contextlib.contextmanager
-def launching(library: str, array: Array) -> Iterator[None]:
-    """Make `array`'s device and its library's current stream those of `library`, which is about to launch on it."""
-    device, index = placement(array)
-    own = library_of(array)
-    if device == "cpu":
-        yield
-    elif own == library:
-        with sys.modules[own].cuda.device(index) if own == "torch" else sys.modules[own].cuda.Device(index):
-            yield
-    elif library == "cupy":
-        import cupy
-        import torch
+def launching(own: str, library: str, place: tuple[str, int]) -> Iterator[None]:
+    """On a GPU: make it, and `library`'s current stream there, those of another library, `own`, that is to launch."""
+    import cupy
+    import torch
 
+    index = place[1]
+    if own == "cupy":
         with cupy.cuda.Device(index), cupy.cuda.ExternalStream(torch.cuda.current_stream(index).cuda_stream, index):
             yield
     else:
-        import cupy
-        import torch
-
-        with torch.cuda.device(index), cupy.cuda.Device(index):
-            stream = torch.cuda.ExternalStream(cupy.cuda.get_current_stream().ptr)
-            with torch.cuda.stream(stream):
-                yield
+        with (
+            torch.cuda.device(index),
+            cupy.cuda.Device(index),
+            torch.cuda.stream(torch.cuda.ExternalStream(cupy.cuda.get_current_stream().ptr)),
+        ):
+            yield

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from . import emulator
-from .arrays import has_gpu, span
+from .arrays import address, has_gpu
 from .emulator import CompileError
 from .problem import PADDING_MODES, ConvProblem
 from .source import declaration, inlined, masked
@@ -143,23 +143,26 @@ class Kernel:
         allows; all name the argument.
         """
         declared = parameters(source_text(self.source, self.name), self.name)
-        pointees = {name: c_type for name, c_type in declared.items() if isinstance(c_type, str)}
+        pointees = {name: np.dtype(_POINTEES[c_type]) for name, c_type in declared.items() if isinstance(c_type, str)}
         dtypes = {name: c_type for name, c_type in declared.items() if not isinstance(c_type, str)}
         values = self._values("scalars", dtypes, self.scalars)
+        aligned = {name: self.alignment.get(name, 1) for name in pointees}
 
         def bind(arrays: Mapping[str, Any]) -> tuple[Any, ...]:
-            self._same_names("arrays", arrays, pointees)
+            if arrays.keys() != pointees.keys():
+                self._same_names("arrays", arrays, pointees)
             for name, array in arrays.items():
-                expected = _POINTEES[pointees[name]]
-                if array is not None and str(array.dtype) != expected:
-                    raise TypeError(f"{self.name}: array {name!r} has dtype {array.dtype}, expected {expected}")
-                if array is not None and array.size and span(array)[0] % self.alignment.get(name, 1):
+                if array is None:
+                    continue
+                if array.dtype != pointees[name]:
+                    raise TypeError(f"{self.name}: array {name!r} has dtype {array.dtype}, expected {pointees[name]}")
+                if aligned[name] > 1 and array.size and address(array) % aligned[name]:
                     raise ValueError(
-                        f"{self.name}: array {name!r} starts at address {span(array)[0]}, "
-                        f"expected a multiple of {self.alignment[name]} bytes"
+                        f"{self.name}: array {name!r} starts at address {address(array)}, "
+                        f"expected a multiple of {aligned[name]} bytes"
                     )
-            arguments = {**values, **{name: _NULL if array is None else array for name, array in arrays.items()}}
-            return tuple(arguments[name] for name in declared)
+            bound = {**values, **arrays}
+            return tuple([_NULL if bound[name] is None else bound[name] for name in declared])
 
         return bind
 

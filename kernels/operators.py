@@ -10,26 +10,14 @@ NumPy as NumPy; an input in channels_last memory gives an output in channels_las
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from . import arguments as check
-from .arrays import (
-    Array,
-    aligned,
-    dtype_of,
-    empty,
-    is_aligned,
-    launching,
-    layout_of,
-    library_of,
-    permuted,
-    placement,
-    row_stride,
-    view,
-    with_layout,
-)
-from .dispatch import prepared
+from .arrays import Array, dtype_of, empty, layout_of, library_of, permuted, placement, row_stride
+from .calls import Plan, call
 from .problem import (
     ACTIVATIONS,
     DTYPES,
@@ -49,44 +37,16 @@ from .problem import (
 Size = int | tuple[int, int]
 
 
-def run(problem: Problem, inputs: list[Array], strategy: str | None, out: Array | None = None) -> tuple[Array, ...]:
-    """Compute `problem` from arrays of one library and device, by the named strategy or the chosen one.
-
-    Returns the outputs in the inputs' library, in the problem's layout; `out`, where given, is the first of them.
-    """
-    first = inputs[0]
-    library, place, layout = library_of(first), placement(first), getattr(problem, "layout", "contiguous")
-    dtypes = problem.dtypes()
-    shapes = problem.outputs()
-    if not any(math.prod(shape) for shape in shapes.values()):
-        nothing = [empty(shape, dtypes[name], layout, library, place) for name, shape in shapes.items()]
-        return tuple(nothing if out is None else [out, *nothing[1:]])
-
-    chosen, launch = prepared(problem, *place, strategy)
-    apart = getattr(problem, "row_stride", None)
-    ready = list(inputs) if apart else [with_layout(array, layout) for array in inputs]
-    results: list[Array] = []
-    if not chosen.allocates:
-        ready = ready if apart else [aligned(array) for array in ready]
-        results = [empty(shape, dtypes[name], layout, library, place) for name, shape in shapes.items()]
-        if out is not None and layout_of(out) == layout and is_aligned(out):
-            results[0] = out
-    own = chosen.library_on(place[0])
-    with launching(own, first):
-        inputs, outputs = ([view(array, own) for array in side] for side in (ready, results))
-        computed = launch(inputs, outputs)
-        if chosen.allocates:
-            results = [with_layout(_returned(array, library, first), layout) for array in computed]
-    if out is not None and results[0] is not out:
-        out[...] = results[0]
-        results[0] = out
-    return tuple(results)
+def _all(*arrays: Array) -> Sequence[Array]:
+    return arrays
 
 
-def _returned(array: Array, library: str, like: Array) -> Array:
-    """A strategy's own array in the caller's library; CuPy's bfloat16, if that is what the caller has."""
-    array = view(array, library)
-    return array.view(like.dtype) if dtype_of(array) == "int16" else array
+def _first(results: Sequence[Array]) -> Array:
+    return results[0]
+
+
+def _unbatched(results: Sequence[Array]) -> Array:
+    return results[0][0]
 
 
 # Convolution ----------------------------------------------------------------------------------------------------------
@@ -157,6 +117,7 @@ def conv2d(
     activation: str | None = None,
     allow_tf32: bool = False,
     strategy: str | None = None,
+    prefer: str = "fastest",
     out: Array | None = None,
 ) -> Array:
     """2-D convolution (cross-correlation), with bias and activation: `act(b + w * x)`.
@@ -171,6 +132,7 @@ def conv2d(
     activation         None, "relu", "tanh", "sigmoid", "gelu", "silu"
     allow_tf32         float32 products may be rounded to TF32 on a GPU
     strategy           the name of a strategy: it runs, or raises UnsupportedError with every reason
+    prefer             where none is named: "fastest", or "ours", which never takes the vendor's (see `explain`)
     out                where to put the result
 
     Raises TypeError or ValueError, naming the argument, before anything runs.
@@ -181,37 +143,35 @@ def conv2d(
     array([[[[ 8., 12.],
              [20., 24.]]]])
     """
-    problem = conv2d_problem(
-        x, w, b, stride=stride, padding=padding, dilation=dilation, groups=groups, padding_mode=padding_mode,
-        padding_value=padding_value, activation=activation, allow_tf32=allow_tf32,
+    options = (stride, padding, dilation, groups, padding_mode, padding_value, activation, allow_tf32)
+    return call(_conv2d, (x, w, b), options, strategy, prefer, out)
+
+
+def _conv2d(x: Array, w: Array, b: Array | None, *options: Any) -> Plan:
+    names = (
+        "stride", "padding", "dilation", "groups", "padding_mode", "padding_value", "activation", "allow_tf32",
     )  # fmt: skip
-    inputs = [x, w] if b is None else [x, w, b]
-    batched = len(x.shape) == 4
+    problem = conv2d_problem(x, w, b, **dict(zip(names, options, strict=True)))
     shape = problem.outputs()["y"]
-    check.destination(out, shape if batched else shape[1:], inputs)
-    if batched:
-        return run(problem, inputs, strategy, out)[0]
-    inputs[0] = x[None]
-    (y,) = run(problem, inputs, strategy, None if out is None else out[None])
-    return y[0] if out is None else out
+    if len(x.shape) == 4:
+        return Plan(problem, _all, _first, destination=shape)
+    return Plan(problem, lambda x, *rest: [x[None], *rest], _unbatched, destination=shape[1:])
 
 
 # Pooling --------------------------------------------------------------------------------------------------------------
 
 
 def _pool(
-    op: str,
     x: Array,
+    op: str,
     kernel_size: Any,
     stride: Any,
     padding: Any,
     dilation: Any,
     ceil_mode: bool,
-    strategy: str | None,
-    **options: Any,
-) -> Any:
-    batch = _batch(x, op)
-    n, c, height, width = batch.shape
+    options: Mapping[str, Any] | None = None,
+) -> Plan:
+    n, c, height, width = _batched(x, op)
     window = check.pair("kernel_size", kernel_size, 1)
     steps = window if stride is None else check.pair("stride", stride, 1)
     spread = check.pair("dilation", dilation, 1)
@@ -227,26 +187,31 @@ def _pool(
     problem = PoolProblem(
         op=op, n=n, c=c, h=height, w=width, p=p, q=q, r=window[0], s=window[1], stride=steps, dilation=spread,
         padding=(around[0][0], around[1][0]), padding_end=(around[0][1], around[1][1]),
-        dtype=dtype_of(x), layout=layout_of(batch) or "contiguous", **options,
+        dtype=dtype_of(x), layout=_layout(x), **(options or {}),
     )  # fmt: skip
-    return _run_pool(problem, x, batch, strategy)
+    return _of_planes(problem, len(x.shape) == 4)
 
 
-def _batch(x: Array, op: str) -> Array:
-    """x (N,C,H,W), or (C,H,W) as a batch of one, once it is known to be something that `op` can pool."""
+def _batched(x: Array, op: str) -> tuple[int, ...]:
+    """(N, C, H, W) of x, once it is known to be something that `op` can pool; N is 1 where x has no batch axis."""
     check.arrays((*DTYPES, *INTEGERS) if op in ("max_pool2d", "adaptive_max_pool2d") else DTYPES, x=x)
     shape = check.dims("x", x, "(N, C, H, W)", "(C, H, W)")
     if 0 in shape[-3:]:
         raise ValueError(f"x has shape {shape}, expected C, H and W >= 1")
-    return x if len(shape) == 4 else x[None]
+    return shape if len(shape) == 4 else (1, *shape)
 
 
-def _run_pool(problem: Problem, x: Array, batch: Array, strategy: str | None) -> Any:
-    """y, or (y, indices), with a batch axis if x has one."""
-    results = run(problem, [batch], strategy)
-    if len(x.shape) == 3:
-        results = tuple(result[0] for result in results)
-    return results if "indices" in problem.outputs() else results[0]
+def _layout(x: Array) -> str:
+    """In which a problem of x, or of x as a batch of one, is computed."""
+    return layout_of(x if len(x.shape) == 4 else x[None]) or "contiguous"
+
+
+def _of_planes(problem: Problem, batched: bool) -> Plan:
+    """A plan whose result is y, or (y, indices), with a batch axis if x has one."""
+    take = _all if batched else lambda *arrays: [array[None] for array in arrays]
+    if "indices" in problem.outputs():
+        return Plan(problem, take, tuple if batched else lambda results: tuple(result[0] for result in results))
+    return Plan(problem, take, _first if batched else _unbatched)
 
 
 def max_pool2d(
@@ -259,6 +224,7 @@ def max_pool2d(
     return_indices: bool = False,
     *,
     strategy: str | None = None,
+    prefer: str = "fastest",
 ) -> Any:
     """The largest value in each window; NaN is larger than all.
 
@@ -272,8 +238,23 @@ def max_pool2d(
     array([[[[ 5.,  7.],
              [13., 15.]]]])
     """
-    indices = check.flag("return_indices", return_indices)
-    return _pool("max_pool2d", x, kernel_size, stride, padding, dilation, ceil_mode, strategy, return_indices=indices)
+    options = (kernel_size, stride, padding, dilation, ceil_mode, return_indices)
+    return call(_max_pool2d, (x,), options, strategy, prefer)
+
+
+def _max_pool2d(
+    x: Array, kernel_size: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool, return_indices: bool
+) -> Plan:
+    return _pool(
+        x,
+        "max_pool2d",
+        kernel_size,
+        stride,
+        padding,
+        dilation,
+        ceil_mode,
+        {"return_indices": check.flag("return_indices", return_indices)},
+    )
 
 
 def avg_pool2d(
@@ -286,17 +267,24 @@ def avg_pool2d(
     divisor_override: int | None = None,
     *,
     strategy: str | None = None,
+    prefer: str = "fastest",
 ) -> Array:
     """The average of each window; arguments and shapes as `max_pool2d`'s.
 
     The divisor is the window's size within the padded input, or with `count_include_pad=False` within the input itself,
     or `divisor_override`.
     """
-    if divisor_override is not None and (isinstance(divisor_override, bool) or not isinstance(divisor_override, int)):
-        raise TypeError(f"divisor_override is {divisor_override!r}, expected an integer other than 0")
-    include = check.flag("count_include_pad", count_include_pad)
-    options = {"count_include_pad": include, "divisor_override": divisor_override}
-    return _pool("avg_pool2d", x, kernel_size, stride, padding, 1, ceil_mode, strategy, **options)
+    options = (kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
+    return call(_avg_pool2d, (x,), options, strategy, prefer)
+
+
+def _avg_pool2d(
+    x: Array, kernel_size: Any, stride: Any, padding: Any, ceil_mode: bool, include: bool, divisor: int | None
+) -> Plan:
+    if divisor is not None and (isinstance(divisor, bool) or not isinstance(divisor, int)):
+        raise TypeError(f"divisor_override is {divisor!r}, expected an integer other than 0")
+    options = {"count_include_pad": check.flag("count_include_pad", include), "divisor_override": divisor}
+    return _pool(x, "avg_pool2d", kernel_size, stride, padding, 1, ceil_mode, options)
 
 
 def sum_pool2d(
@@ -308,9 +296,10 @@ def sum_pool2d(
     ceil_mode: bool = False,
     *,
     strategy: str | None = None,
+    prefer: str = "fastest",
 ) -> Array:
     """The sum of each window; arguments and shapes as `max_pool2d`'s."""
-    return _pool("sum_pool2d", x, kernel_size, stride, padding, dilation, ceil_mode, strategy)
+    return call(_pool, (x,), ("sum_pool2d", kernel_size, stride, padding, dilation, ceil_mode), strategy, prefer)
 
 
 def lp_pool2d(
@@ -323,33 +312,40 @@ def lp_pool2d(
     padding: Any = 0,
     dilation: Size = 1,
     strategy: str | None = None,
+    prefer: str = "fastest",
 ) -> Array:
     """`(sum of x**norm_type) ** (1/norm_type)` of each window; arguments and shapes as `max_pool2d`'s.
 
     As in PyTorch, a window that hangs over the end (ceil_mode) is scaled up to a full one, and a negative sum gives
     NaN for a norm such as 3.
     """
-    if isinstance(norm_type, bool) or not isinstance(norm_type, (int, float)):
-        raise TypeError(f"norm_type is {norm_type!r}, expected a number > 0")
-    norm = float(norm_type)
-    return _pool("lp_pool2d", x, kernel_size, stride, padding, dilation, ceil_mode, strategy, norm_type=norm)
+    options = (kernel_size, stride, padding, dilation, ceil_mode, norm_type)
+    return call(_lp_pool2d, (x,), options, strategy, prefer)
 
 
-def _adaptive_pool(op: str, x: Array, output_size: Any, strategy: str | None, return_indices: bool = False) -> Any:
-    batch = _batch(x, op)
-    n, c, height, width = batch.shape
+def _lp_pool2d(
+    x: Array, kernel_size: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool, norm: float
+) -> Plan:
+    if isinstance(norm, bool) or not isinstance(norm, (int, float)):
+        raise TypeError(f"norm_type is {norm!r}, expected a number > 0")
+    return _pool(x, "lp_pool2d", kernel_size, stride, padding, dilation, ceil_mode, {"norm_type": float(norm)})
+
+
+def _adaptive_pool(x: Array, op: str, output_size: Any, return_indices: bool = False) -> Plan:
+    check.flag("return_indices", return_indices)
+    n, c, height, width = _batched(x, op)
     wanted = output_size if isinstance(output_size, (tuple, list)) else (output_size, output_size)
     if len(wanted) == 2:
         wanted = [size if out is None else out for size, out in zip((height, width), wanted, strict=True)]
     p, q = check.pair("output_size", wanted, 0)
     problem = AdaptivePoolProblem(
         op=op, n=n, c=c, h=height, w=width, p=p, q=q, return_indices=return_indices,
-        dtype=dtype_of(x), layout=layout_of(batch) or "contiguous",
+        dtype=dtype_of(x), layout=_layout(x),
     )  # fmt: skip
-    return _run_pool(problem, x, batch, strategy)
+    return _of_planes(problem, len(x.shape) == 4)
 
 
-def adaptive_avg_pool2d(x: Array, output_size: Any, *, strategy: str | None = None) -> Array:
+def adaptive_avg_pool2d(x: Array, output_size: Any, *, strategy: str | None = None, prefer: str = "fastest") -> Array:
     """Averages over windows that divide x (N,C,H,W) or (C,H,W) into (P,Q) = `output_size`: P, (P, Q), None for H or W.
 
     Window p covers rows floor(p*H/P) up to ceil((p+1)*H/P).
@@ -358,15 +354,19 @@ def adaptive_avg_pool2d(x: Array, output_size: Any, *, strategy: str | None = No
     >>> adaptive_avg_pool2d(np.arange(16.0).reshape(1, 1, 4, 4), 1, strategy="numpy")
     array([[[[7.5]]]])
     """
-    return _adaptive_pool("adaptive_avg_pool2d", x, output_size, strategy)
+    return call(_adaptive_pool, (x,), ("adaptive_avg_pool2d", output_size), strategy, prefer)
 
 
 def adaptive_max_pool2d(
-    x: Array, output_size: Any, return_indices: bool = False, *, strategy: str | None = None
+    x: Array,
+    output_size: Any,
+    return_indices: bool = False,
+    *,
+    strategy: str | None = None,
+    prefer: str = "fastest",
 ) -> Any:
     """Maxima over the windows of `adaptive_avg_pool2d`; with `return_indices`, (y, indices) as `max_pool2d`'s."""
-    indices = check.flag("return_indices", return_indices)
-    return _adaptive_pool("adaptive_max_pool2d", x, output_size, strategy, indices)
+    return call(_adaptive_pool, (x,), ("adaptive_max_pool2d", output_size, return_indices), strategy, prefer)
 
 
 def max_unpool2d(
@@ -378,6 +378,7 @@ def max_unpool2d(
     output_size: Any = None,
     *,
     strategy: str | None = None,
+    prefer: str = "fastest",
 ) -> Array:
     """x put where the maxima stood that it is, zero elsewhere: the inverse of `max_pool2d` with `return_indices`.
 
@@ -392,6 +393,13 @@ def max_unpool2d(
     array([[[0., 5., 0., 0.],
             [0., 0., 8., 0.]]])
     """
+    options = (kernel_size, stride, padding, output_size)
+    return call(_max_unpool2d, (x, indices), options, strategy, prefer)
+
+
+def _max_unpool2d(
+    x: Array, indices: Array, kernel_size: Size, stride: Size | None, padding: Size, output_size: Any
+) -> Plan:
     check.arrays(x=x)
     shape = check.dims("x", x, "(N, C, H, W)", "(C, H, W)")
     if 0 in shape[-3:]:
@@ -414,41 +422,51 @@ def max_unpool2d(
         size = list(wanted)
     if min(size) < 1:
         raise ValueError(f"padding is {padding!r}, which leaves an output of {tuple(size)} for x of shape {shape}")
-    check.between("indices", indices, 0, math.prod(size) - 1)
-    batch, places = (array if len(shape) == 4 else array[None] for array in (x, indices))
     problem = UnpoolProblem(
-        n=batch.shape[0], c=batch.shape[1], h=shape[-2], w=shape[-1], p=size[0], q=size[1],
-        dtype=dtype_of(x), layout=layout_of(batch) or "contiguous",
+        n=shape[0] if len(shape) == 4 else 1, c=shape[-3], h=shape[-2], w=shape[-1], p=size[0], q=size[1],
+        dtype=dtype_of(x), layout=_layout(x),
     )  # fmt: skip
-    (y,) = run(problem, [batch, places], strategy)
-    return y if len(shape) == 4 else y[0]
+
+    def verify(x: Array, indices: Array) -> None:
+        check.between("indices", indices, 0, math.prod(size) - 1)
+
+    return dataclasses.replace(_of_planes(problem, len(shape) == 4), verify=verify)
 
 
 # Softmax and linear ---------------------------------------------------------------------------------------------------
 
 
-def _softmax(op: str, x: Array, axis: int, dtype: str | None, strategy: str | None) -> Array:
+def _softmax(x: Array, op: str, axis: int, dtype: str | None) -> Plan:
     check.arrays(x=x)
     check.choice("dtype", dtype, (None, *DTYPES))
     if dtype == "bfloat16" and library_of(x) == "numpy":
         raise TypeError("dtype is 'bfloat16', which NumPy does not have")
-    shape = tuple(x.shape) or (1,)  # a scalar is a row of one
+    whole = tuple(x.shape)
+    shape = whole or (1,)  # a scalar is a row of one
     axis = check.integer("axis", axis, -len(shape))
     if axis >= len(shape):
-        raise ValueError(f"axis is {axis}, expected {-len(shape)} to {len(shape) - 1} for x of shape {tuple(x.shape)}")
+        raise ValueError(f"axis is {axis}, expected {-len(shape)} to {len(shape) - 1} for x of shape {whole}")
     axis %= len(shape)
     last = layout_of(x) == "channels_last"
-    rows = permuted(x, (0, 2, 3, 1)) if last else x.reshape(shape)
+
+    def take(x: Array) -> list[Array]:
+        return [permuted(x, (0, 2, 3, 1)) if last else x.reshape(shape)]
+
+    def give(results: Sequence[Array]) -> Array:
+        return permuted(results[0], (0, 3, 1, 2)) if last else results[0].reshape(whole)
+
+    (rows,) = take(x)
     axis = (0, 3, 1, 2)[axis] if last else axis
     apart = row_stride(rows) if axis == len(shape) - 1 else None
     problem = SoftmaxProblem(
         op=op, dims=tuple(rows.shape), axis=axis, dtype=dtype_of(x), out_dtype=dtype, row_stride=apart
     )
-    (y,) = run(problem, [rows], strategy)
-    return permuted(y, (0, 3, 1, 2)) if last else y.reshape(tuple(x.shape))
+    return Plan(problem, take, give)
 
 
-def softmax(x: Array, axis: int = -1, *, dtype: str | None = None, strategy: str | None = None) -> Array:
+def softmax(
+    x: Array, axis: int = -1, *, dtype: str | None = None, strategy: str | None = None, prefer: str = "fastest"
+) -> Array:
     """exp(x) / sum(exp(x)) along one axis of an array of any shape, computed from x less its maximum.
 
     dtype   of the result, where it is not x's: "float32", ...  Sums are taken in float32 (float64 for float64), and the
@@ -459,16 +477,24 @@ def softmax(x: Array, axis: int = -1, *, dtype: str | None = None, strategy: str
     >>> softmax(np.array([0.0, np.log(3.0)]), strategy="numpy")
     array([0.25, 0.75])
     """
-    return _softmax("softmax", x, axis, dtype, strategy)
+    return call(_softmax, (x,), ("softmax", axis, dtype), strategy, prefer)
 
 
-def log_softmax(x: Array, axis: int = -1, *, dtype: str | None = None, strategy: str | None = None) -> Array:
+def log_softmax(
+    x: Array, axis: int = -1, *, dtype: str | None = None, strategy: str | None = None, prefer: str = "fastest"
+) -> Array:
     """The logarithm of `softmax`, computed without it, so that it does not underflow."""
-    return _softmax("log_softmax", x, axis, dtype, strategy)
+    return call(_softmax, (x,), ("log_softmax", axis, dtype), strategy, prefer)
 
 
 def cross_entropy(
-    x: Array, target: Array, *, ignore_index: int = -100, reduction: str = "mean", strategy: str | None = None
+    x: Array,
+    target: Array,
+    *,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    strategy: str | None = None,
+    prefer: str = "fastest",
 ) -> Array:
     """The loss that a classifier ends with: -log_softmax(x) at each target's class, from one read of x.
 
@@ -483,6 +509,10 @@ def cross_entropy(
     >>> round(float(cross_entropy(x, np.array([1, -100]), strategy="numpy")), 3)
     0.288
     """
+    return call(_cross_entropy, (x, target), (ignore_index, reduction), strategy, prefer)
+
+
+def _cross_entropy(x: Array, target: Array, ignore_index: int, reduction: str) -> Plan:
     check.arrays(x=x)
     shape = tuple(x.shape)
     if not shape or 0 in shape[1 if len(shape) > 1 else 0 :][:1]:
@@ -490,17 +520,23 @@ def cross_entropy(
     check.choice("reduction", reduction, REDUCTIONS)
     ignored = check.integer("ignore_index", ignore_index, -(2**63))
     check.positions("target", target, (shape[0], *shape[2:]) if len(shape) > 1 else (), x)
-    scores, labels = (x, target) if len(shape) > 1 else (x[None], target.reshape(1))
-    check.between("target", labels, 0, scores.shape[1] - 1, ignored)
-    problem = CrossEntropyProblem(
-        dims=tuple(scores.shape), dtype=dtype_of(x), reduction=reduction, ignore_index=ignored
-    )
-    if 0 in target.shape and reduction != "none":  # as PyTorch: the sum of nothing, and its mean
-        y = empty((1,), problem.dtype, "contiguous", library_of(x), placement(x))
+    dims = shape if len(shape) > 1 else (1, *shape)
+    problem = CrossEntropyProblem(dims=dims, dtype=dtype_of(x), reduction=reduction, ignore_index=ignored)
+    result = tuple(target.shape) if reduction == "none" else ()
+
+    def take(x: Array, target: Array) -> list[Array]:
+        return [x, target] if len(shape) > 1 else [x[None], target.reshape(1)]
+
+    def verify(x: Array, target: Array) -> None:
+        check.between("target", target, 0, dims[1] - 1, ignored)
+
+    def of_nothing(x: Array, target: Array) -> Array:  # as PyTorch: the sum of nothing, and its mean
+        y = empty((), problem.dtype, "contiguous", library_of(x), placement(x))
         y[...] = 0.0 if reduction == "sum" else math.nan
-    else:
-        (y,) = run(problem, [scores, labels], strategy)
-    return y.reshape(tuple(target.shape) if reduction == "none" else ())
+        return y
+
+    instead = of_nothing if 0 in target.shape and reduction != "none" else None
+    return Plan(problem, take, lambda results: results[0].reshape(result), verify, instead=instead)
 
 
 def flatten(x: Array, start_axis: int = 1) -> Array:
@@ -542,6 +578,7 @@ def linear(
     activation: str | None = None,
     allow_tf32: bool = False,
     strategy: str | None = None,
+    prefer: str = "fastest",
 ) -> Array:
     """The fully connected layer `act(x @ w.T + b)`: x (..., C), w (K,C), b (K,) -> (..., K).
 
@@ -549,7 +586,11 @@ def linear(
     >>> linear(np.array([1.0, 2.0]), np.array([[3.0, 4.0]]), np.array([5.0]), strategy="numpy")
     array([16.])
     """
-    inputs, dtype = check.arrays(x=x, w=w, b=b)
+    return call(_linear, (x, w, b), (activation, allow_tf32), strategy, prefer)
+
+
+def _linear(x: Array, w: Array, b: Array | None, activation: str | None, allow_tf32: bool) -> Plan:
+    _, dtype = check.arrays(x=x, w=w, b=b)
     k, c = check.dims("w", w, "(K, C)")
     if len(x.shape) < 1 or x.shape[-1] != c:
         raise ValueError(f"x has shape {tuple(x.shape)}, expected (..., {c}) for w of shape {(k, c)}")
@@ -557,9 +598,13 @@ def linear(
         raise ValueError(f"b has shape {tuple(b.shape)}, expected ({k},)")
     check.choice("activation", activation, (None, *ACTIVATIONS))
     leading = tuple(x.shape[:-1])
-    inputs[0] = x.reshape((math.prod(leading), c))
+    rows = math.prod(leading)
     problem = LinearProblem(
-        n=math.prod(leading), c=c, k=k, dtype=dtype, bias=b is not None, activation=activation,
+        n=rows, c=c, k=k, dtype=dtype, bias=b is not None, activation=activation,
         allow_tf32=check.flag("allow_tf32", allow_tf32),
     )  # fmt: skip
-    return run(problem, inputs, strategy)[0].reshape((*leading, k))
+    return Plan(
+        problem,
+        lambda x, *rest: [x.reshape((rows, c)), *rest],
+        lambda results: results[0].reshape((*leading, k)),
+    )

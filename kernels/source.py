@@ -62,6 +62,15 @@ def masked(text: str) -> str:
     return _UNREAD.sub(lambda match: re.sub(r"[^\n]", " ", match[0]), text)
 
 
+def uncommented(text: str) -> str:
+    """The text with a blank in place of each comment, and no line more than it needs.
+
+    >>> uncommented('f("//"); /* why */  g();  // how')
+    'f("//"); g();'
+    """
+    return " ".join(_UNREAD.sub(lambda match: " " if match[0][0] == "/" else match[0], text).split())
+
+
 def place(text: str, position: int) -> tuple[str, int]:
     """The file and line, by the #line before it, of a position in an inlined text."""
     before = text[:position]

@@ -105,19 +105,19 @@ class Launch:
     take the place of `outputs`.
 
     `stages` are its parts in order, so that a bench can time them apart; `allocate` takes the workspace that they
-    share from the library's pool.
+    share from a library's pool: the strategy's own, or that of `owner`, the library whose arrays are computed with.
     """
 
     stages: tuple[tuple[str, Stage], ...]
-    allocate: Callable[[], Any] = lambda: None
+    allocate: Callable[[str | None], Any] = lambda owner: None
 
     @classmethod
     def of(cls, kernel: Callable[[Arrays, Arrays], Arrays | None], name: str = "kernel") -> Launch:
         """A launch of one stage that needs no workspace."""
         return cls(((name, lambda inputs, outputs, _: kernel(inputs, outputs)),))
 
-    def __call__(self, inputs: Arrays, outputs: Arrays) -> Arrays:
-        workspace = self.allocate()
+    def __call__(self, inputs: Arrays, outputs: Arrays, owner: str | None = None) -> Arrays:
+        workspace = self.allocate(owner)
         for _, stage in self.stages:
             outputs = stage(inputs, outputs, workspace) or outputs
         return outputs
@@ -277,7 +277,9 @@ class StagedStrategy(Strategy):
 
         return Launch(
             tuple((step.stage, stage(step)) for step in self.steps(problem, **config)),
-            lambda: {name: scratch(*array, library, device) for name, array in workspace.items()},
+            lambda owner: {
+                name: scratch(*array, owner or library, library, device) for name, array in workspace.items()
+            },
         )
 
 

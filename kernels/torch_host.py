@@ -37,11 +37,14 @@ class TorchStrategy(Strategy):
         function, allow_tf32 = self.function(problem), getattr(problem, "allow_tf32", False)
 
         def kernel(inputs: Any, outputs: Any) -> tuple[torch.Tensor, ...]:
-            with vendor(device, allow_tf32):
-                result = function(*inputs)
+            result = function(*inputs)
             return result if isinstance(result, tuple) else (result,)
 
-        return Launch.of(kernel)
+        def set_up(inputs: Any, outputs: Any) -> tuple[torch.Tensor, ...]:
+            with vendor(allow_tf32):
+                return kernel(inputs, outputs)
+
+        return Launch.of(set_up if device == "cuda" else kernel)
 
 
 class CompiledStrategy(TorchStrategy):
@@ -60,28 +63,25 @@ class CompiledStrategy(TorchStrategy):
 
 
 @contextlib.contextmanager
-def vendor(device: str, allow_tf32: bool) -> Iterator[None]:
-    """cuDNN may try every algorithm and keep the fastest; float32 products in TF32 only where that is allowed."""
-    if device == "cpu":
-        with torch.no_grad():
-            yield
-        return
+def vendor(allow_tf32: bool) -> Iterator[None]:
+    """On a GPU: cuDNN may try every algorithm and keep the fastest; float32 products in TF32 only where allowed."""
     cudnn, matmul, precision = torch.backends.cudnn, torch.backends.cuda.matmul, "tf32" if allow_tf32 else "ieee"
-    wanted: list[tuple[Any, str, Any]] = [
+    wanted: tuple[tuple[Any, str, Any], ...] = (
         (cudnn, "benchmark", True),
         (cudnn, "benchmark_limit", 0),
         (cudnn.conv, "fp32_precision", precision),
         (matmul, "fp32_precision", precision),
-    ]
-    before = [getattr(owner, name) for owner, name, _ in wanted]
-    for owner, name, value in wanted:
-        setattr(owner, name, value)
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for (owner, name, _), value in zip(wanted, before, strict=True):
+    )
+    changed = []
+    for owner, name, value in wanted:  # to set one takes longer than to look
+        if (before := getattr(owner, name)) != value:
+            changed.append((owner, name, before))
             setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        for owner, name, before in changed:
+            setattr(owner, name, before)
 
 
 def activate(y: torch.Tensor, activation: str | None) -> torch.Tensor:

@@ -578,7 +578,7 @@ def test_workspace_bytes_are_what_a_launch_allocates(
 ) -> None:
     problem = parse(line)
     monkeypatch.setattr(Kernel, "load", lambda kernel, device: None)
-    workspace = cupy_im2col_gemm.strategy.prepare(problem, "cpu", **config).allocate()
+    workspace = cupy_im2col_gemm.strategy.prepare(problem, "cpu", **config).allocate(None)
     allocated = sum(array.nbytes for array in workspace.values())
     assert allocated == cupy_im2col_gemm.strategy.workspace_bytes(problem, **config)
     assert allocated > 0 or not (needs_columns(problem) or needs_epilogue(problem))
@@ -723,7 +723,7 @@ def test_winograds_workspace_is_what_a_launch_allocates(
 ) -> None:
     monkeypatch.setattr(Kernel, "load", lambda kernel, device: None)
     for config in strategy.configs(parse(line)):
-        workspace = strategy.prepare(parse(line), "cpu", **config).allocate()
+        workspace = strategy.prepare(parse(line), "cpu", **config).allocate(None)
         allocated = sum(array.nbytes for array in workspace.values())
         assert allocated == strategy.workspace_bytes(parse(line), **config) > 0
 

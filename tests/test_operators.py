@@ -15,6 +15,7 @@ from gpucnn.kernels import (
     adaptive_avg_pool2d,
     adaptive_max_pool2d,
     avg_pool2d,
+    calls,
     choose,
     conv2d,
     conv2d_problem,
@@ -25,14 +26,13 @@ from gpucnn.kernels import (
     lp_pool2d,
     max_pool2d,
     max_unpool2d,
-    operators,
     parse,
     softmax,
     sum_pool2d,
 )
 from gpucnn.kernels.arrays import is_aligned, layout_of, permuted, with_layout
+from gpucnn.kernels.calls import forget
 from gpucnn.kernels.cuda import Kernel
-from gpucnn.kernels.dispatch import prepared
 
 rng = np.random.default_rng(0)
 
@@ -130,7 +130,7 @@ def test_non_contiguous_and_unbatched_inputs():
 def test_kernels_are_given_aligned_arrays(make, last, monkeypatch):
     """A view may begin anywhere; kernels load 16 bytes at a time."""
     launched = []
-    prepared.cache_clear()
+    forget()
 
     def load(kernel, device):
         return lambda **arrays: launched.extend(array for array in arrays.values() if array is not None)
@@ -143,7 +143,7 @@ def test_kernels_are_given_aligned_arrays(make, last, monkeypatch):
     x = permuted(x, (0, 3, 1, 2)) if last else x
     out = make(np.zeros(2 * 4 * 3 * 6 + 1, np.float32)[1:]).reshape(2, 4, 3, 6)
     conv2d(x, w, strategy="cupy_direct", out=out)
-    prepared.cache_clear()
+    forget()
     assert len(launched) == 3
     assert all(is_aligned(array) for array in launched)
     assert not is_aligned(x)
@@ -283,10 +283,9 @@ def test_softmax_of_special_rows(strategy):
 def test_softmax_of_rows_that_lie_apart_copies_nothing(strategy, monkeypatch):
     x = rng.normal(size=(2, 3, 40)).astype(np.float32)
     made = []
-    monkeypatch.setattr(
-        operators, "with_layout", lambda array, layout: made.append(array) or with_layout(array, layout)
-    )
+    monkeypatch.setattr(calls, "with_layout", lambda array, layout: made.append(array) or with_layout(array, layout))
     for part, apart in ((x[..., :31], True), (x[:, :2, :31], False), (x[..., 1:], False), (x[..., ::2], False)):
+        forget()
         made.clear()
         np.testing.assert_allclose(softmax(part, strategy=strategy), as_torch(part).softmax(-1), rtol=1e-5)
         assert any(np.shares_memory(array, part) for array in made) != apart
@@ -597,7 +596,7 @@ def test_the_vendors_settings_hold_inside_and_are_put_back(allow_tf32):
     # torch's older settings, which it refuses to answer for while the newer ones disagree: a user may still read them
     before, before_older = settings(), (cudnn.allow_tf32, matmul.allow_tf32)
     precision = "tf32" if allow_tf32 else "ieee"
-    with vendor("cuda", allow_tf32):
+    with vendor(allow_tf32):
         assert settings() == (True, precision, precision)
     assert settings() == before
     assert (cudnn.allow_tf32, matmul.allow_tf32) == before_older

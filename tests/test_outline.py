@@ -11,11 +11,11 @@ from gpucnn.kernels.strategy import STRATEGIES, Missing, load
 @pytest.fixture(autouse=True)
 def _forgets(monkeypatch):
     """The driver is asked afresh."""
-    for function in (arrays._driver, arrays.has_gpu, arrays.architecture):
+    for function in (arrays.cuda_driver, arrays.has_gpu, arrays.architecture):
         function.cache_clear()
     yield
     monkeypatch.undo()
-    for function in (arrays._driver, arrays.has_gpu, arrays.architecture):
+    for function in (arrays.cuda_driver, arrays.has_gpu, arrays.architecture):
         function.cache_clear()
 
 

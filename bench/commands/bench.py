@@ -13,10 +13,10 @@ from typing import Annotated
 
 import typer
 
+from ...kernels.hardware import slug
 from .. import UsageError, cluster, journal, nvbench, records, report, runner
 from ..console import Quiet, one_of, output, progress, say, tell, warn
 from ..forecast import Forecast, cost
-from ..machine import slug
 from ..options import (
     Batches,
     Device,

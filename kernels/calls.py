@@ -1,0 +1,272 @@
+"""Calls of operators: what is decided once for arrays and arguments of a kind, and done again for each call.
+
+The first call with such arguments checks them, finds the problem, chooses and prepares a strategy, and works out which
+conversions the arrays need.  All that is kept under the call's signature: the arrays' shapes, strides, dtypes, devices
+and alignment, and every other argument.  A later call of that signature looks it up, and launches.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib
+import math
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from . import arguments as check
+from . import dispatch
+from .arrays import (
+    ALIGNMENT,
+    Array,
+    aligned,
+    empty,
+    is_aligned,
+    launching,
+    layout_of,
+    library_of,
+    placement,
+    view,
+    with_layout,
+)
+from .dispatch import MOST, PREFERENCES, Bounded, prepared
+from .problem import Problem
+from .strategy import Launch
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What an operator's arguments come to, once they are checked.
+
+    take         the arrays that were given, without None -> the problem's inputs
+    give         the problem's outputs -> what the operator returns
+    verify       raises where the arrays' values are not what they have to be; for every call
+    destination  the shape that `out` has to have
+    instead      computes the result from the arrays where there is nothing to launch
+    """
+
+    problem: Problem
+    take: Callable[..., Sequence[Array]]
+    give: Callable[[Sequence[Array]], Any]
+    verify: Callable[..., None] | None = None
+    destination: tuple[int, ...] = ()
+    instead: Callable[..., Any] | None = None
+
+
+def call(
+    plan: Callable[..., Plan],
+    arrays: tuple[Array | None, ...],
+    options: tuple[Any, ...],
+    strategy: str | None,
+    prefer: str,
+    out: Array | None = None,
+) -> Any:
+    """What the operator returns whose arguments `plan(*arrays, *options)` checks."""
+    key = _signature(plan, arrays, options, strategy, prefer)
+    ready = _ready.get(key) if key is not None else None
+    present = [array for array in arrays if array is not None]
+    if ready is None:
+        check.choice("prefer", prefer, PREFERENCES)
+        ready = Ready(plan(*arrays, *options), present, strategy, prefer)
+        if key is not None:
+            _ready.put(key, ready)
+    return ready(present, out)
+
+
+_ready = Bounded(MOST)
+
+
+def forget() -> None:
+    """Have the next call of every problem decided and prepared anew, by the tuned tables as they are then."""
+    _ready.clear()
+    dispatch.forget()
+
+
+# Signatures -----------------------------------------------------------------------------------------------------------
+
+
+def _signature(
+    plan: Callable[..., Plan], arrays: tuple[Array | None, ...], options: tuple[Any, ...], *rest: Any
+) -> tuple[Any, ...] | None:
+    """Equal for calls that the same `Ready` serves; None where that cannot be said."""
+    try:
+        key = (
+            plan,
+            *[None if array is None else _SIGNATURES[type(array)](array) for array in arrays],
+            *[(type(one), repr(one) if type(one) in _NESTED else one) for one in options],
+            *rest,
+        )
+        hash(key)
+    except Exception:  # whatever an argument is that is none: it gets its error from `plan`
+        return None
+    return key
+
+
+_NESTED = (tuple, list)  # whose items may be equal, and one an int, one a bool
+
+
+def _numpy_signature(array: np.ndarray) -> tuple[Any, ...]:
+    return array.shape, array.strides, array.dtype, array.__array_interface__["data"][0] % ALIGNMENT
+
+
+def _torch_signature(array: Any) -> tuple[Any, ...]:
+    differentiated = array.requires_grad and sys.modules["torch"].is_grad_enabled()
+    return array.shape, array.stride(), array.dtype, array.device, array.data_ptr() % ALIGNMENT, differentiated
+
+
+def _cupy_signature(array: Any) -> tuple[Any, ...]:
+    data = array.data
+    return array.shape, array.strides, array.dtype, data.device_id, data.ptr % ALIGNMENT
+
+
+class _Signatures(dict[type, Callable[[Any], tuple[Any, ...]]]):
+    """Of a type of arrays: what is the same of arrays that one launch serves."""
+
+    def __missing__(self, kind: type) -> Callable[[Any], tuple[Any, ...]]:
+        torch, cupy = sys.modules.get("torch"), sys.modules.get("cupy")
+        if issubclass(kind, np.ndarray):
+            self[kind] = _numpy_signature
+        elif torch is not None and issubclass(kind, torch.Tensor):
+            self[kind] = _torch_signature
+        elif cupy is not None and issubclass(kind, cupy.ndarray):
+            self[kind] = _cupy_signature
+        return self.get(kind, _none)
+
+
+def _none(array: Any) -> tuple[Any, ...]:
+    raise TypeError(array)
+
+
+_SIGNATURES = _Signatures()
+
+
+# A call, ready to be made ---------------------------------------------------------------------------------------------
+
+
+class Ready:
+    """A plan with its launch, and the conversions that arrays such as these need; calling it only does them.
+
+    It holds no array.
+    """
+
+    def __init__(self, plan: Plan, arrays: Sequence[Array], strategy: str | None, prefer: str) -> None:
+        problem, inputs = plan.problem, plan.take(*arrays)
+        place = device, index = placement(inputs[0])
+        self._plan, self._library = plan, library_of(inputs[0])
+        self._layout, apart = getattr(problem, "layout", "contiguous"), getattr(problem, "row_stride", None)
+        self._launch: Launch | None = None
+        dtypes, shapes = problem.dtypes(), problem.outputs()
+        forms = [(shape, dtypes[name], self._layout, self._library, place) for name, shape in shapes.items()]
+        self._allocate: list[Callable[[], Array]] = [functools.partial(empty, *form) for form in forms]
+        if plan.instead is not None or not any(math.prod(shape) for shape in shapes.values()):
+            return
+        chosen, self._launch = prepared(problem, device, index, strategy, prefer)
+        own = chosen.library_on(device)
+        self._own = None if own == self._library else own
+        self._allocates, self._sound = chosen.allocates, set()
+        # CuPy's bfloat16, if that is what the caller has: a strategy gives its bits.
+        self._half = inputs[0].dtype if self._library == "cupy" and problem.dtype == "bfloat16" else None
+        self._enter = _entering(own, self._library, place)
+        self._fixes = () if apart else _fixes(inputs, self._layout, not chosen.allocates)
+        self._allocate = [] if chosen.allocates else [_allocation(*form) for form in forms]
+
+    def __call__(self, arrays: Sequence[Array], out: Array | None) -> Any:
+        plan = self._plan
+        if plan.verify is not None:
+            plan.verify(*arrays)
+        if plan.instead is not None:
+            return plan.instead(*arrays)
+        if out is None:
+            return plan.give(self._results(plan.take(*arrays), None))
+        check.destination(out, plan.destination, arrays)
+        self._results(plan.take(*arrays), out if len(out.shape) == 4 else out[None])
+        return out
+
+    def _results(self, inputs: Sequence[Array], out: Array | None) -> Sequence[Array]:
+        """The problem's outputs; `out`, of the same shape, gets the first of them."""
+        if self._launch is None:
+            return [allocate() for allocate in self._allocate]
+        context = self._enter()
+        if context is None:
+            results = self._launched(self._launch, inputs, out)
+        else:
+            with context:
+                results = self._launched(self._launch, inputs, out)
+        if out is not None and results[0] is not out:
+            out[...] = results[0]
+        return results
+
+    def _launched(self, launch: Launch, inputs: Sequence[Array], out: Array | None) -> Sequence[Array]:
+        if self._fixes:
+            inputs = [array if fix is None else fix(array) for fix, array in zip(self._fixes, inputs, strict=True)]
+        outputs = [allocate() for allocate in self._allocate]
+        if outputs and out is not None and layout_of(out) == self._layout and is_aligned(out):
+            outputs[0] = out
+        own = self._own
+        if own is None:
+            computed = launch(inputs, outputs)
+        else:
+            owner = self._library if self._library == "torch" else None
+            computed = launch([view(array, own) for array in inputs], [view(array, own) for array in outputs], owner)
+        return [self._returned(array) for array in computed] if self._allocates else outputs
+
+    def _returned(self, array: Array) -> Array:
+        """A strategy's own array in the caller's library, in the problem's layout."""
+        if self._own is not None:
+            array = view(array, self._library)
+        if self._half is not None:
+            array = array.view(self._half)
+        strides = array.stride() if self._library == "torch" else array.strides
+        if strides in self._sound:
+            return array
+        laid = with_layout(array, self._layout)
+        if laid is array:
+            self._sound.add(strides)
+        return laid
+
+
+def _fixes(inputs: Sequence[Array], layout: str, align: bool) -> tuple[Callable[[Array], Array] | None, ...]:
+    """For each input what makes it one that a launch takes; () where none needs anything."""
+
+    def fixed(array: Array) -> Array:
+        array = with_layout(array, layout)
+        return aligned(array) if align else array
+
+    fixes = tuple(None if fixed(array) is array else fixed for array in inputs)
+    return fixes if any(fixes) else ()
+
+
+def _allocation(
+    shape: tuple[int, ...], dtype: str, layout: str, library: str, place: tuple[str, int]
+) -> Callable[[], Array]:
+    """What `arrays.empty` does, made ready, on a device that is current."""
+    last = layout == "channels_last" and len(shape) == 4
+    stored = tuple(shape[axis] for axis in (0, 2, 3, 1)) if last else shape
+    if library == "torch":
+        import torch
+
+        strides = [math.prod(stored[axis + 1 :]) for axis in range(len(stored))]
+        strides = [strides[axis] for axis in (0, 3, 1, 2)] if last else strides
+        device = torch.device(*(place if place[0] == "cuda" else place[:1]))
+        return functools.partial(torch.empty_strided, shape, strides, dtype=getattr(torch, dtype), device=device)
+    make = functools.partial(importlib.import_module(library).empty, stored, dtype)
+    return (lambda: make().transpose(0, 3, 1, 2)) if last else make
+
+
+def _entering(
+    own: str, library: str, place: tuple[str, int]
+) -> Callable[[], contextlib.AbstractContextManager[Any] | None]:
+    """What makes a call's device, and its library's current stream, those of the launch; None where they are."""
+    device, index = place
+    if device == "cpu":
+        return lambda: None
+    if own != library:
+        return lambda: launching(own, library, place)
+    module = sys.modules[own]
+    current = module.cuda.current_device if own == "torch" else module.cuda.runtime.getDevice
+    guard = module.cuda.device if own == "torch" else module.cuda.Device
+    return lambda: None if current() == index else guard(index)
