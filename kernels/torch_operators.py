@@ -19,12 +19,12 @@ from torch import Tensor
 
 from . import arguments as check
 from . import operators
+from .dispatch import PREFERENCES
 from .operators import Size
 from .problem import ACTIVATIONS, DTYPES, PADDING_MODES, REDUCTIONS, output_size, window_extent
 
 LIBRARY = torch.library.Library("gpucnn", "DEF")
 WHO = "str? strategy=None, str prefer='fastest'"  # is to compute it
-PREFERENCES = ("fastest", "ours")
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -40,11 +40,6 @@ def _operator(arguments: str, returns: str, fake: Callable[..., Any]) -> Callabl
         return function
 
     return register
-
-
-def _who(strategy: str | None, prefer: str) -> dict[str, Any]:
-    """The keywords of an operator of `gpucnn.kernels` that say who computes it."""
-    return {"strategy": strategy} if prefer == "fastest" else {"strategy": strategy, "prefer": prefer}
 
 
 # What fake implementations share --------------------------------------------------------------------------------------
@@ -145,7 +140,7 @@ def _conv2d(
     return operators.conv2d(
         x, w, b, stride=tuple(stride), padding=_sides(padding), dilation=tuple(dilation), groups=groups,
         padding_mode=padding_mode, padding_value=padding_value, activation=activation, allow_tf32=allow_tf32,
-        **_who(strategy, prefer),
+        strategy=strategy, prefer=prefer,
     )  # fmt: skip
 
 
@@ -189,7 +184,7 @@ def conv2d(
         return operators.conv2d(
             x, w, b, stride=steps, padding=around, dilation=spread, groups=groups, padding_mode=padding_mode,
             padding_value=padding_value, activation=activation, allow_tf32=allow_tf32, out=out,
-            **_who(strategy, prefer),
+            strategy=strategy, prefer=prefer,
         )  # fmt: skip
     y = torch.ops.gpucnn.conv2d.default(
         x, w, b, steps, _four(around), spread, groups, activation, allow_tf32, padding_mode, float(padding_value),
@@ -240,7 +235,7 @@ def _max_pool2d_call(indices: bool, x: Tensor, kernel_size: Any, stride: Any, pa
                      ceil_mode: bool = False, strategy: str | None = None, prefer: str = "fastest") -> Any:  # fmt: skip
     return operators.max_pool2d(
         x, tuple(kernel_size), tuple(stride), _sides(padding), tuple(dilation), ceil_mode, indices,
-        **_who(strategy, prefer),
+        strategy=strategy, prefer=prefer,
     )  # fmt: skip
 
 
@@ -301,7 +296,7 @@ def _avg_pool2d(
 ) -> Tensor:
     return operators.avg_pool2d(
         x, tuple(kernel_size), tuple(stride), _sides(padding), ceil_mode, count_include_pad, divisor_override,
-        **_who(strategy, prefer),
+        strategy=strategy, prefer=prefer,
     )  # fmt: skip
 
 
@@ -339,7 +334,14 @@ def _sum_pool2d(
     prefer: str = "fastest",
 ) -> Tensor:
     return operators.sum_pool2d(
-        x, tuple(kernel_size), tuple(stride), _sides(padding), tuple(dilation), ceil_mode, **_who(strategy, prefer)
+        x,
+        tuple(kernel_size),
+        tuple(stride),
+        _sides(padding),
+        tuple(dilation),
+        ceil_mode,
+        strategy=strategy,
+        prefer=prefer,
     )
 
 
@@ -382,7 +384,7 @@ def _lp_pool2d(
 ) -> Tensor:
     return operators.lp_pool2d(
         x, norm_type, tuple(kernel_size), tuple(stride), ceil_mode, padding=_sides(padding), dilation=tuple(dilation),
-        **_who(strategy, prefer),
+        strategy=strategy, prefer=prefer,
     )  # fmt: skip
 
 
@@ -421,7 +423,7 @@ def _adaptive_fake(x: Tensor, output_size: Any, *_: Any) -> Tensor:
 
 @_operator("Tensor x, SymInt[2] output_size", "Tensor", _adaptive_fake)
 def _adaptive_avg_pool2d(x: Tensor, output_size: Any, strategy: str | None = None, prefer: str = "fastest") -> Tensor:
-    return operators.adaptive_avg_pool2d(x, tuple(output_size), **_who(strategy, prefer))
+    return operators.adaptive_avg_pool2d(x, tuple(output_size), strategy=strategy, prefer=prefer)
 
 
 def adaptive_avg_pool2d(x: Tensor, output_size: Any, *, strategy: str | None = None, prefer: str = "fastest") -> Tensor:
@@ -432,14 +434,14 @@ def adaptive_avg_pool2d(x: Tensor, output_size: Any, *, strategy: str | None = N
 
 @_operator("Tensor x, SymInt[2] output_size", "Tensor", _adaptive_fake)
 def _adaptive_max_pool2d(x: Tensor, output_size: Any, strategy: str | None = None, prefer: str = "fastest") -> Tensor:
-    return operators.adaptive_max_pool2d(x, tuple(output_size), **_who(strategy, prefer))
+    return operators.adaptive_max_pool2d(x, tuple(output_size), strategy=strategy, prefer=prefer)
 
 
 @_operator("Tensor x, SymInt[2] output_size", "(Tensor, Tensor)", _with_indices(_adaptive_fake))
 def _adaptive_max_pool2d_with_indices(
     x: Tensor, output_size: Any, strategy: str | None = None, prefer: str = "fastest"
 ) -> tuple[Tensor, Tensor]:
-    return operators.adaptive_max_pool2d(x, tuple(output_size), True, **_who(strategy, prefer))
+    return operators.adaptive_max_pool2d(x, tuple(output_size), True, strategy=strategy, prefer=prefer)
 
 
 def adaptive_max_pool2d(
@@ -475,7 +477,14 @@ def _max_unpool2d(
     prefer: str = "fastest",
 ) -> Tensor:
     return operators.max_unpool2d(
-        x, indices, tuple(kernel_size), tuple(stride), tuple(padding), tuple(output_size), **_who(strategy, prefer)
+        x,
+        indices,
+        tuple(kernel_size),
+        tuple(stride),
+        tuple(padding),
+        tuple(output_size),
+        strategy=strategy,
+        prefer=prefer,
     )
 
 
@@ -525,14 +534,14 @@ _ROWS = "Tensor x, int axis=-1, str? dtype=None"
 def _softmax(
     x: Tensor, axis: int = -1, dtype: str | None = None, strategy: str | None = None, prefer: str = "fastest"
 ) -> Tensor:
-    return operators.softmax(x, axis, dtype=dtype, **_who(strategy, prefer))
+    return operators.softmax(x, axis, dtype=dtype, strategy=strategy, prefer=prefer)
 
 
 @_operator(_ROWS, "Tensor", _softmax_fake)
 def _log_softmax(
     x: Tensor, axis: int = -1, dtype: str | None = None, strategy: str | None = None, prefer: str = "fastest"
 ) -> Tensor:
-    return operators.log_softmax(x, axis, dtype=dtype, **_who(strategy, prefer))
+    return operators.log_softmax(x, axis, dtype=dtype, strategy=strategy, prefer=prefer)
 
 
 def _row(x: Tensor, axis: int, dtype: str | None, prefer: str) -> int:
@@ -576,7 +585,9 @@ def _cross_entropy(
     strategy: str | None = None,
     prefer: str = "fastest",
 ) -> Tensor:
-    return operators.cross_entropy(x, target, ignore_index=ignore_index, reduction=reduction, **_who(strategy, prefer))
+    return operators.cross_entropy(
+        x, target, ignore_index=ignore_index, reduction=reduction, strategy=strategy, prefer=prefer
+    )
 
 
 def cross_entropy(
@@ -610,7 +621,7 @@ def _linear(
     strategy: str | None = None,
     prefer: str = "fastest",
 ) -> Tensor:
-    return operators.linear(x, w, b, activation=activation, allow_tf32=allow_tf32, **_who(strategy, prefer))
+    return operators.linear(x, w, b, activation=activation, allow_tf32=allow_tf32, strategy=strategy, prefer=prefer)
 
 
 def linear(

@@ -12,8 +12,8 @@ from typing import Any, cast
 from torch import fx, nn
 
 from . import arguments as check
+from .dispatch import PREFERENCES
 from .torch_modules import ACTIVATION, APART, HEADS, TAKEN, Fusion, Ours, Sequential, hooked
-from .torch_operators import PREFERENCES
 
 OPERATOR: dict[type, str] = {  # of each class that is replaced
     nn.Conv2d: "conv2d",
