@@ -11,18 +11,18 @@ In training mode (of the convolution) every module does its own work again.
 from __future__ import annotations
 
 import operator
+from collections.abc import Sequence
 from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 
-from . import torch_operators
+from . import operators
+from . import torch_operators as ours
 from .problem import ACTIVATIONS, DTYPES, INTEGERS
 
 FLOATS = frozenset(getattr(torch, name) for name in DTYPES)
 COMPARED = FLOATS | {getattr(torch, name) for name in INTEGERS}
-DEVICES = ("cpu", "cuda")
-OPS = torch.ops.gpucnn  # which torch_operators defines
 
 
 class Fusion:
@@ -49,13 +49,21 @@ class Fusion:
 
     def applies(self, x: Tensor) -> bool:
         """Whether one call of ours computes all of it from x."""
+        head, norm, dtype = cast(Any, self.head), self.norm, x.dtype
+        if not (x.is_cuda or x.is_cpu) or dtype not in FLOATS or (norm is not None and norm.training):
+            return False
+        if dtype != head.weight.dtype and not _autocast(x):
+            return False
+        return not torch.is_grad_enabled() or not _require_gradient(x, *self.tensors())
+
+    def tensors(self) -> list[Tensor | None]:
+        """All that the folded weights are made of."""
         head, norm = cast(Any, self.head), self.norm
-        if x.device.type not in DEVICES or x.dtype not in FLOATS or (norm is not None and norm.training):
-            return False
-        if x.dtype != head.weight.dtype and not torch.is_autocast_enabled(x.device.type):
-            return False
-        tensors = (x, head.weight, head.bias, *((norm.weight, norm.bias) if norm is not None else ()))
-        return not _asks_gradient(*tensors)
+        if norm is None:
+            return [head.weight, head.bias]
+        buffers = norm._buffers  # asked at once, for a module looks for them last
+        statistics = [buffers[name] for name in ("running_mean", "running_var", "num_batches_tracked")]
+        return [head.weight, head.bias, norm.weight, norm.bias, *statistics]
 
     def weights(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """The head's weights and bias, with the norm folded in and in autocast's dtype, kept until one of them changes.
@@ -63,26 +71,25 @@ class Fusion:
         What changes in place through `.data` is not seen.
         """
         head, norm = cast(Any, self.head), self.norm
-        w, b, dtype = head.weight, head.bias, head.weight.dtype
-        if dtype != torch.float64 and torch.is_autocast_enabled(x.device.type):
+        autocast = _autocast(x)
+        if norm is None and not autocast:
+            return head.weight, head.bias
+        tensors, eps = self.tensors(), 0.0 if norm is None else norm.eps
+        dtype = cast(Tensor, tensors[0]).dtype
+        if autocast and dtype != torch.float64:
             dtype = torch.get_autocast_dtype(x.device.type)
-        if norm is None and dtype == w.dtype:
-            return w, b
         if torch.compiler.is_compiling():  # the compiler sees parameters, not copies of them that age
-            return folded(w, b, norm, dtype)
-        tensors = [w, b]
-        if norm is not None:
-            tensors += [norm.weight, norm.bias, norm.running_mean, norm.running_var, norm.num_batches_tracked]
+            return folded(tensors, eps, dtype)
         try:
-            key = [dtype, norm and norm.eps, *((id(t), t._version, t.data_ptr()) for t in tensors if t is not None)]
+            key = [dtype, eps, *[None if t is None else (id(t), t._version, t.data_ptr()) for t in tensors]]
         except RuntimeError:  # tensors of inference mode have no version, fake ones no address
-            return folded(w, b, norm, dtype)
+            return folded(tensors, eps, dtype)
         if key == self.key:
             return self.kept[0]
         if x.is_cuda and torch.cuda.is_current_stream_capturing():
-            return folded(w, b, norm, dtype)
+            return folded(tensors, eps, dtype)
         with torch.inference_mode(False), torch.no_grad():
-            result = folded(w, b, norm, dtype)
+            result = folded(tensors, eps, dtype)
         if x.is_cuda:  # another stream may be the next to read them
             torch.cuda.current_stream(x.device).synchronize()
         # Of the tensors too, and of their memory: another's may not get the same id or address.
@@ -90,29 +97,29 @@ class Fusion:
         return result
 
 
-def folded(
-    w: Tensor, b: Tensor | None, norm: nn.BatchNorm2d | None, dtype: torch.dtype
-) -> tuple[Tensor, Tensor | None]:
-    """w (K,...) and b (K,) of a layer that is followed by `norm` in eval mode, computed in float32 or better."""
-    if norm is None:
+def folded(tensors: Sequence[Any], eps: float, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
+    """w (K,...) and b (K,) of a layer with the norm folded in that follows it, computed in float32 or better.
+
+    tensors   the layer's weight and bias, and of a norm: weight, bias, mean, variance, and more that is not looked at
+    """
+    w, b, *norm = tensors
+    if not norm:
         return w.to(dtype), None if b is None else b.to(dtype)
-    mean, variance = norm.running_mean, norm.running_var
-    assert mean is not None  # `replace` takes no norm without statistics
-    assert variance is not None
-    scale = torch.rsqrt(variance.double() + norm.eps)
-    scale = scale if norm.weight is None else scale * norm.weight.double()
+    weight, bias, mean, variance, *_ = norm
+    scale = torch.rsqrt(variance.double() + eps)
+    scale = scale if weight is None else scale * weight.double()
     shift = (-mean.double() if b is None else b.double() - mean.double()) * scale
-    shift = shift if norm.bias is None else shift + norm.bias.double()
+    shift = shift if bias is None else shift + bias.double()
     wide = torch.promote_types(w.dtype, torch.float32)
     return (w.to(wide) * scale.to(wide)[:, None, None, None]).to(dtype), shift.to(dtype)
 
 
-def _asks_gradient(*tensors: Tensor | None) -> bool:
-    return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
+def _autocast(x: Tensor) -> bool:
+    return torch.is_autocast_enabled("cuda" if x.is_cuda else "cpu")
 
 
-def _takes(x: Tensor, dtypes: frozenset[torch.dtype] = FLOATS) -> bool:
-    return x.device.type in DEVICES and x.dtype in dtypes and not _asks_gradient(x)
+def _require_gradient(*tensors: Tensor | None) -> bool:
+    return any(tensor is not None and tensor.requires_grad for tensor in tensors)
 
 
 @torch.compiler.assume_constant_result
@@ -124,12 +131,7 @@ def _precision(operation: str) -> bool:
 
 
 def _tf32(w: Tensor, operation: str) -> bool:
-    return w.is_cuda and w.dtype == torch.float32 and _precision(operation)
-
-
-def _around(padding: Any) -> tuple[int, int, int, int]:
-    top, left = padding if isinstance(padding, (tuple, list)) else (padding, padding)
-    return top, top, left, left
+    return w.dtype == torch.float32 and _precision(operation)
 
 
 def _torchs(module: nn.Module) -> type[nn.Module]:
@@ -216,22 +218,19 @@ class Conv2d(_Head, nn.Conv2d):
         last = torch.channels_last
         if x.dim() == 4 and not w.is_contiguous() and w.is_contiguous(memory_format=last):
             x = x.contiguous(memory_format=last)  # as torch's own does: weights in channels_last decide
-        if isinstance(self.padding, str):
-            extents = [(taps - 1) * step for taps, step in zip(self.kernel_size, self.dilation, strict=True)]
-            extents = [0, 0] if self.padding == "valid" else extents
-            padding = [side for extent in extents for side in (extent // 2, extent - extent // 2)]
-        else:
-            padding = _around(self.padding)
-        return OPS.conv2d.default(
-            x, w, b, self.stride, padding, self.dilation, self.groups, own.word, _tf32(w, "conv2d"),
-            self.padding_mode, 0.0, None, own.prefer,
+        run = operators.conv2d if ours.unseen(x, w, b) else ours.conv2d
+        return run(
+            x, w, b, stride=cast(Any, self.stride), padding=self.padding, dilation=cast(Any, self.dilation),
+            groups=self.groups, padding_mode=self.padding_mode, activation=own.word,
+            allow_tf32=w.is_cuda and _tf32(w, "conv2d"), prefer=own.prefer,
         )  # fmt: skip
 
 
 class Linear(_Head, nn.Linear):
     def fused(self, x: Tensor, own: Fusion) -> Tensor:
         w, b = own.weights(x)
-        return OPS.linear.default(x, w, b, own.word, _tf32(w, "linear"), None, own.prefer)
+        run = operators.linear if ours.unseen(x, w, b) else ours.linear
+        return run(x, w, b, activation=own.word, allow_tf32=w.is_cuda and _tf32(w, "linear"), prefer=own.prefer)
 
 
 class _Apart(Ours):
@@ -241,7 +240,10 @@ class _Apart(Ours):
     _gpucnn = "fastest"
 
     def forward(self, input: Tensor) -> Any:
-        return self.call(input) if _takes(input, self.dtypes) else cast(Any, super()).forward(input)
+        takes = (input.is_cuda or input.is_cpu) and input.dtype in self.dtypes
+        if takes and not (input.requires_grad and torch.is_grad_enabled()):
+            return self.call(input)
+        return cast(Any, super()).forward(input)
 
     def call(self, x: Tensor) -> Any:
         """Our operator of x."""
@@ -252,39 +254,40 @@ class MaxPool2d(_Apart, nn.MaxPool2d):
     dtypes = COMPARED
 
     def call(self, x: Tensor) -> Any:
-        own = OPS.max_pool2d_with_indices.default if self.return_indices else OPS.max_pool2d.default
-        around = _around(self.padding)
-        return own(x, self.kernel_size, self.stride, around, self.dilation, self.ceil_mode, None, self._gpucnn)
+        return ours.max_pool2d(
+            x, self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode, self.return_indices,
+            prefer=self._gpucnn,
+        )  # fmt: skip
 
 
 class AvgPool2d(_Apart, nn.AvgPool2d):
     def call(self, x: Tensor) -> Any:
-        return OPS.avg_pool2d.default(
-            x, self.kernel_size, self.stride, _around(self.padding), self.ceil_mode, self.count_include_pad,
-            self.divisor_override, None, self._gpucnn,
+        return ours.avg_pool2d(
+            x, self.kernel_size, self.stride, self.padding, self.ceil_mode, self.count_include_pad,
+            self.divisor_override, prefer=self._gpucnn,
         )  # fmt: skip
 
 
 class AdaptiveAvgPool2d(_Apart, nn.AdaptiveAvgPool2d):
     def call(self, x: Tensor) -> Any:
-        return torch_operators.adaptive_avg_pool2d(x, self.output_size, prefer=self._gpucnn)
+        return ours.adaptive_avg_pool2d(x, self.output_size, prefer=self._gpucnn)
 
 
 class AdaptiveMaxPool2d(_Apart, nn.AdaptiveMaxPool2d):
     dtypes = COMPARED
 
     def call(self, x: Tensor) -> Any:
-        return torch_operators.adaptive_max_pool2d(x, self.output_size, self.return_indices, prefer=self._gpucnn)
+        return ours.adaptive_max_pool2d(x, self.output_size, self.return_indices, prefer=self._gpucnn)
 
 
 class Softmax(_Apart, nn.Softmax):
     def call(self, x: Tensor) -> Any:
-        return OPS.softmax.default(x, self.dim, None, None, self._gpucnn)
+        return ours.softmax(x, cast(int, self.dim), prefer=self._gpucnn)
 
 
 class LogSoftmax(_Apart, nn.LogSoftmax):
     def call(self, x: Tensor) -> Any:
-        return OPS.log_softmax.default(x, self.dim, None, None, self._gpucnn)
+        return ours.log_softmax(x, cast(int, self.dim), prefer=self._gpucnn)
 
 
 class Sequential(Ours, nn.Sequential):

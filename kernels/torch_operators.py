@@ -1,21 +1,23 @@
 """The operators as torch's custom operators, `torch.ops.gpucnn.*`: what torch.compile, torch.export and autocast see.
 
 Each is `gpucnn.kernels`' operator with every argument resolved: window, stride and dilation are two numbers, padding is
-(top, bottom, left, right).  It is defined and implemented by `torch.library.Library`, whose call costs a third of
-`torch.library.custom_op`'s.  A fake implementation tells shape, dtype and memory layout, of symbolic sizes too.
+(top, bottom, left, right).  A fake implementation tells shape, dtype and memory layout, of symbolic sizes too.  Where
+nothing in torch would see the call, the functions of this module call `gpucnn.kernels` at once, which is quicker.
 
 Under autocast conv2d and linear compute in its dtype, softmax, log_softmax and cross_entropy in float32, pooling in
-what comes.  There is no backward pass: an input that requires a gradient raises ValueError, when a graph is compiled
-too.
+what comes.  There is no backward pass: an input that requires a gradient raises ValueError, in a graph that is being
+compiled too.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad, profiler
 
 from . import arguments as check
 from . import operators
@@ -36,20 +38,68 @@ def _operator(arguments: str, returns: str, fake: Callable[..., Any]) -> Callabl
         name = function.__name__.strip("_")
         LIBRARY.define(f"{name}({arguments}, {WHO}) -> {returns}", tags=(torch.Tag.pt2_compliant_tag,))
         LIBRARY.impl(name, function, "CompositeExplicitAutograd")
+        own = getattr(torch.ops.gpucnn, name).default
+        LIBRARY.impl(name, _undifferentiated(own), "Autograd")
         torch.library.register_fake(f"gpucnn::{name}", fake, lib=LIBRARY)
         return function
 
     return register
 
 
+def _undifferentiated(own: Any) -> Callable[..., Any]:
+    """The operator for tensors of autograd, of which it knows no derivative."""
+    names = [argument.name for argument in own._schema.arguments]
+
+    def call(*given: Any) -> Any:
+        for name, value in zip(names, given, strict=False):
+            if not isinstance(value, Tensor):
+                continue
+            if value.requires_grad and torch.is_grad_enabled():
+                raise ValueError(f"{name} requires a gradient, and there is no backward pass: use torch.no_grad()")
+            if forward_ad._current_level >= 0 and forward_ad.unpack_dual(value).tangent is not None:
+                raise ValueError(f"{name} has a tangent, and there is no derivative in forward mode")
+        with torch._C._AutoDispatchBelowAutograd():
+            return own(*given)
+
+    return call
+
+
+_KEYS = [torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, name)) for name in ("BackendSelect", "ADInplaceOrView")]
+NOBODY = (_KEYS[0].raw_repr(), (_KEYS[0] | _KEYS[1]).raw_repr())  # in inference mode, and out of it
+TENSORS = (Tensor, torch.nn.Parameter)
+ARGUMENTS = frozenset([*TENSORS, int, float, bool, str, tuple, list, type(None)])
+
+
+def unseen(x: Any, *given: Any) -> bool:
+    """Whether nothing in torch would see a call with x and the rest before their own device does.
+
+    No compiler or tracer, no mode (fake tensors, counters), no transform (vmap, grad), no autocast, no subclass.
+    """
+    return (
+        not torch.compiler.is_compiling()
+        and type(x) in TENSORS
+        and ARGUMENTS.issuperset(map(type, given))
+        and torch._C._dispatch_tls_local_include_set().raw_repr() in NOBODY
+        and not torch.is_autocast_enabled("cuda" if x.is_cuda else "cpu")
+        and forward_ad._current_level < 0
+        and not profiler._is_profiler_enabled  # which is to show the operator
+    )
+
+
+def _at_once(function: Function) -> Function:
+    """Where nobody sees it, `gpucnn.kernels`' function of the same name."""
+    own = getattr(operators, function.__name__)
+
+    @functools.wraps(function)
+    def call(x: Any, *given: Any, **named: Any) -> Any:
+        if unseen(x, *given, *named.values()):
+            return own(x, *given, **named)
+        return function(x, *given, **named)
+
+    return cast(Any, call)
+
+
 # What fake implementations share --------------------------------------------------------------------------------------
-
-
-def _no_gradient(**inputs: Tensor | None) -> None:
-    """ValueError as `gpucnn.kernels` raises it: a compiled graph computes with gradients off, and would not."""
-    for name, tensor in inputs.items():
-        if tensor is not None and tensor.requires_grad and torch.is_grad_enabled():
-            raise ValueError(f"{name} requires a gradient, and there is no backward pass: use torch.no_grad()")
 
 
 def _empty(x: Tensor, shape: Sequence[Any], dtype: torch.dtype | None = None) -> Tensor:
@@ -111,7 +161,6 @@ def _tensors(prefer: str, **given: Any) -> None:
 
 
 def _conv2d_fake(x: Tensor, w: Tensor, b: Tensor | None, stride: Any, padding: Any, dilation: Any, *_: Any) -> Tensor:
-    _no_gradient(x=x, w=w, b=b)
     size = _outputs(x, w.shape[2:], stride, padding, dilation)
     return _empty(x, (*x.shape[:-3], w.shape[0], *size))
 
@@ -144,6 +193,7 @@ def _conv2d(
     )  # fmt: skip
 
 
+@_at_once
 def conv2d(
     x: Tensor,
     w: Tensor,
@@ -219,7 +269,6 @@ def _window(
 def _max_pool2d_fake(
     x: Tensor, kernel_size: Any, stride: Any, padding: Any, dilation: Any = (1, 1), ceil_mode: bool = False, *_: Any
 ) -> Tensor:
-    _no_gradient(x=x)
     return _planes(x, x.shape[-3], _outputs(x, kernel_size, stride, padding, dilation, ceil_mode))
 
 
@@ -252,6 +301,7 @@ def _max_pool2d_with_indices(*given: Any) -> tuple[Tensor, Tensor]:
     return _max_pool2d_call(True, *given)
 
 
+@_at_once
 def max_pool2d(
     x: Tensor,
     kernel_size: Size,
@@ -274,7 +324,6 @@ def max_pool2d(
 def _avg_pool2d_fake(
     x: Tensor, kernel_size: Any, stride: Any, padding: Any, ceil_mode: bool = False, *_: Any
 ) -> Tensor:
-    _no_gradient(x=x)
     return _planes(x, x.shape[-3], _outputs(x, kernel_size, stride, padding, (1, 1), ceil_mode))
 
 
@@ -300,6 +349,7 @@ def _avg_pool2d(
     )  # fmt: skip
 
 
+@_at_once
 def avg_pool2d(
     x: Tensor,
     kernel_size: Size,
@@ -345,6 +395,7 @@ def _sum_pool2d(
     )
 
 
+@_at_once
 def sum_pool2d(
     x: Tensor,
     kernel_size: Size,
@@ -388,6 +439,7 @@ def _lp_pool2d(
     )  # fmt: skip
 
 
+@_at_once
 def lp_pool2d(
     x: Tensor,
     norm_type: float,
@@ -417,7 +469,6 @@ def _output_size(x: Tensor, output_size: Any, prefer: str) -> list[Any]:
 
 
 def _adaptive_fake(x: Tensor, output_size: Any, *_: Any) -> Tensor:
-    _no_gradient(x=x)
     return _planes(x, x.shape[-3], output_size)
 
 
@@ -426,6 +477,7 @@ def _adaptive_avg_pool2d(x: Tensor, output_size: Any, strategy: str | None = Non
     return operators.adaptive_avg_pool2d(x, tuple(output_size), strategy=strategy, prefer=prefer)
 
 
+@_at_once
 def adaptive_avg_pool2d(x: Tensor, output_size: Any, *, strategy: str | None = None, prefer: str = "fastest") -> Tensor:
     """`gpucnn.kernels.adaptive_avg_pool2d` of a tensor."""
     size = _output_size(x, output_size, prefer)
@@ -444,6 +496,7 @@ def _adaptive_max_pool2d_with_indices(
     return operators.adaptive_max_pool2d(x, tuple(output_size), True, strategy=strategy, prefer=prefer)
 
 
+@_at_once
 def adaptive_max_pool2d(
     x: Tensor, output_size: Any, return_indices: bool = False, *, strategy: str | None = None, prefer: str = "fastest"
 ) -> Any:
@@ -457,7 +510,6 @@ def adaptive_max_pool2d(
 
 def _max_unpool2d_fake(x: Tensor, indices: Tensor, kernel_size: Any, stride: Any, padding: Any, output_size: Any,
                        *_: Any) -> Tensor:  # fmt: skip
-    _no_gradient(x=x)
     return _planes(x, x.shape[-3], output_size)
 
 
@@ -488,6 +540,7 @@ def _max_unpool2d(
     )
 
 
+@_at_once
 def max_unpool2d(
     x: Tensor,
     indices: Tensor,
@@ -523,7 +576,6 @@ def max_unpool2d(
 
 
 def _softmax_fake(x: Tensor, axis: int = -1, dtype: str | None = None, *_: Any) -> Tensor:
-    _no_gradient(x=x)
     return _empty(x, x.shape, None if dtype is None else getattr(torch, dtype))
 
 
@@ -555,6 +607,7 @@ def _row(x: Tensor, axis: int, dtype: str | None, prefer: str) -> int:
     return axis
 
 
+@_at_once
 def softmax(
     x: Tensor, axis: int = -1, *, dtype: str | None = None, strategy: str | None = None, prefer: str = "fastest"
 ) -> Tensor:
@@ -562,6 +615,7 @@ def softmax(
     return torch.ops.gpucnn.softmax.default(x, _row(x, axis, dtype, prefer), dtype, strategy, prefer)
 
 
+@_at_once
 def log_softmax(
     x: Tensor, axis: int = -1, *, dtype: str | None = None, strategy: str | None = None, prefer: str = "fastest"
 ) -> Tensor:
@@ -572,7 +626,6 @@ def log_softmax(
 def _cross_entropy_fake(
     x: Tensor, target: Tensor, ignore_index: int = -100, reduction: str = "mean", *_: Any
 ) -> Tensor:
-    _no_gradient(x=x)
     return torch.empty(target.shape if reduction == "none" else (), dtype=x.dtype, device=x.device)
 
 
@@ -590,6 +643,7 @@ def _cross_entropy(
     )
 
 
+@_at_once
 def cross_entropy(
     x: Tensor,
     target: Tensor,
@@ -607,7 +661,6 @@ def cross_entropy(
 
 
 def _linear_fake(x: Tensor, w: Tensor, b: Tensor | None = None, *_: Any) -> Tensor:
-    _no_gradient(x=x, w=w, b=b)
     return torch.empty((*x.shape[:-1], w.shape[0]), dtype=x.dtype, device=x.device)
 
 
@@ -624,6 +677,7 @@ def _linear(
     return operators.linear(x, w, b, activation=activation, allow_tf32=allow_tf32, strategy=strategy, prefer=prefer)
 
 
+@_at_once
 def linear(
     x: Tensor,
     w: Tensor,

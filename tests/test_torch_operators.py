@@ -1,13 +1,18 @@
 """The operators as torch's custom operators: what fake tensors, compilers, autocast and gradients meet."""
 
+import contextlib
 import itertools
 
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd import forward_ad
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils.flop_counter import FlopCounterMode
 
 from gpucnn import kernels
 from gpucnn.kernels import torch as ours
+from gpucnn.kernels import torch_operators
 
 OPS = torch.ops.gpucnn
 
@@ -16,6 +21,12 @@ OPS = torch.ops.gpucnn
 def nothing_compiled():
     """torch.compile keeps a few graphs a function, and tests share theirs."""
     torch._dynamo.reset()
+
+
+@pytest.fixture(params=["at once", "by the dispatcher"])
+def either_way(request, monkeypatch):
+    if request.param == "by the dispatcher":
+        monkeypatch.setattr(torch_operators, "unseen", lambda *given: False)
 
 
 def tensor(*shape, dtype=torch.float32, seed=0):
@@ -125,7 +136,7 @@ def test_torchs_own_check_of_an_operator(case):
 
 @pytest.mark.parametrize("name", CALLS)
 @pytest.mark.parametrize("shape", [(2, 4, 9, 8), (4, 9, 8), (1, 4, 12, 8), (3, 4, 8, 8)], ids=str)
-def test_it_is_the_operator_of_gpucnn_kernels(name, shape):
+def test_it_is_the_operator_of_gpucnn_kernels(name, shape, either_way):
     """Bit for bit, in either layout, and a fake tensor tells the same shape, dtype and strides."""
     for x in [tensor(*shape), tensor(*shape, dtype=torch.float64)]:
         for laid in [x, last(x)] if x.dim() == 4 else [x, x.permute(1, 2, 0).contiguous().permute(2, 0, 1)]:
@@ -278,6 +289,80 @@ def test_the_bare_operator_refuses_a_gradient(case):
         operator.default(x, *rest)
 
 
+def test_transforms_that_differentiate_are_refused_and_vmap_is_not():
+    def loss(x):
+        return ours.softmax(x, 1).square().sum()
+
+    with pytest.raises(ValueError, match=REFUSED):
+        torch.func.grad(loss)(ROWS)
+    for call in (lambda x: ours.softmax(x, 1), lambda x: OPS.softmax(x, 1)):
+        with pytest.raises(ValueError, match="x has a tangent"):
+            torch.func.jvp(call, (ROWS,), (ROWS,))
+        with forward_ad.dual_level(), pytest.raises(ValueError, match="x has a tangent"):
+            call(forward_ad.make_dual(ROWS, ROWS))
+    same(torch.vmap(lambda x: ours.softmax(x, 0))(ROWS), kernels.softmax(ROWS, 1))
+
+
+# Who sees the call ----------------------------------------------------------------------------------------------------
+
+
+class Wrapper(torch.Tensor):
+    """A subclass, which may do as it likes with what is called on it."""
+
+
+def seen(context, x=X):
+    """Whether a call under `context` is given to torch's dispatcher rather than to `gpucnn.kernels` at once."""
+    with context:
+        return not torch_operators.unseen(x, W, None)
+
+
+def test_a_plain_call_is_made_at_once():
+    assert seen(contextlib.nullcontext()) is False
+    assert seen(torch.no_grad()) is False
+    assert seen(torch.inference_mode()) is False
+    assert seen(contextlib.nullcontext(), torch.nn.Parameter(X)) is False
+
+
+@pytest.mark.parametrize(
+    "context",
+    [
+        FakeTensorMode(allow_non_fake_inputs=True), FlopCounterMode(display=False), torch.autocast("cpu"),
+        forward_ad.dual_level(), torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]),
+    ],
+    ids=["fake", "counter", "autocast", "dual", "profiler"],
+)  # fmt: skip
+def test_a_mode_sees_the_call(context):
+    assert seen(context) is True
+
+
+def test_transforms_tracers_and_subclasses_see_the_call():
+    found = []
+
+    def call(x):
+        found.append(torch_operators.unseen(x))
+        return x * 2
+
+    torch.vmap(call)(X)
+    torch.func.grad(lambda x: call(x).sum())(X)
+    make_fx(call)(X)
+    torch.jit.trace(call, X, check_trace=False)
+    call(X.as_subclass(Wrapper))
+    call(X.numpy())
+    assert found == [False] * 6
+
+
+def test_tracers_and_counters_find_the_operator():
+    traced = make_fx(lambda x: ours.conv2d(x, W))(X)
+    assert OPS.conv2d.default in [node.target for node in traced.graph.nodes]
+    same(traced(X), kernels.conv2d(X, W))
+    jitted = torch.jit.trace(lambda x: ours.max_pool2d(x, 2), X)
+    assert "gpucnn::max_pool2d" in str(jitted.graph)
+    same(jitted(last(X)), kernels.max_pool2d(last(X), 2))
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        ours.linear(ROWS, ROWS)
+    assert "gpucnn::linear" in {event.key for event in profile.key_averages()}
+
+
 # Bad input ------------------------------------------------------------------------------------------------------------
 
 PLACES = torch.zeros(X.shape, dtype=torch.int64)
@@ -343,7 +428,7 @@ BAD = {  # a call that both `gpucnn.kernels` and we refuse, in the same words
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_input_raises_what_gpucnn_kernels_raises(case):
+def test_bad_input_raises_what_gpucnn_kernels_raises(case, either_way):
     with pytest.raises((TypeError, ValueError)) as expected:
         BAD[case](kernels)
     with pytest.raises(type(expected.value)) as caught:
