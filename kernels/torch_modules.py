@@ -17,7 +17,6 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor, nn
 
-from . import operators
 from . import torch_operators as ours
 from .problem import ACTIVATIONS, DTYPES, INTEGERS
 
@@ -218,7 +217,7 @@ class Conv2d(_Head, nn.Conv2d):
         last = torch.channels_last
         if x.dim() == 4 and not w.is_contiguous() and w.is_contiguous(memory_format=last):
             x = x.contiguous(memory_format=last)  # as torch's own does: weights in channels_last decide
-        run = operators.conv2d if ours.unseen(x, w, b) else ours.conv2d
+        run = ours.OWN.conv2d if ours.unseen(x, w, b) else ours.conv2d
         return run(
             x, w, b, stride=cast(Any, self.stride), padding=self.padding, dilation=cast(Any, self.dilation),
             groups=self.groups, padding_mode=self.padding_mode, activation=own.word,
@@ -229,7 +228,7 @@ class Conv2d(_Head, nn.Conv2d):
 class Linear(_Head, nn.Linear):
     def fused(self, x: Tensor, own: Fusion) -> Tensor:
         w, b = own.weights(x)
-        run = operators.linear if ours.unseen(x, w, b) else ours.linear
+        run = ours.OWN.linear if ours.unseen(x, w, b) else ours.linear
         return run(x, w, b, activation=own.word, allow_tf32=w.is_cuda and _tf32(w, "linear"), prefer=own.prefer)
 
 

@@ -12,7 +12,9 @@ compiled too.
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 from typing import Any, TypeVar, cast
 
 import torch
@@ -25,6 +27,10 @@ from .dispatch import PREFERENCES
 from .operators import Size
 from .problem import ACTIVATIONS, DTYPES, PADDING_MODES, REDUCTIONS, output_size, window_extent
 
+# `gpucnn.kernels`' operators, without what sends a traced call of theirs here.
+OWN: Any = SimpleNamespace(
+    **{name: inspect.unwrap(value) for name, value in vars(operators).items() if callable(value)}
+)
 LIBRARY = torch.library.Library("gpucnn", "DEF")
 WHO = "str? strategy=None, str prefer='fastest'"  # is to compute it
 
@@ -88,7 +94,7 @@ def unseen(x: Any, *given: Any) -> bool:
 
 def _at_once(function: Function) -> Function:
     """Where nobody sees it, `gpucnn.kernels`' function of the same name."""
-    own = getattr(operators, function.__name__)
+    own = getattr(OWN, function.__name__)
 
     @functools.wraps(function)
     def call(x: Any, *given: Any, **named: Any) -> Any:
@@ -186,7 +192,7 @@ def _conv2d(
     strategy: str | None = None,
     prefer: str = "fastest",
 ) -> Tensor:
-    return operators.conv2d(
+    return OWN.conv2d(
         x, w, b, stride=tuple(stride), padding=_sides(padding), dilation=tuple(dilation), groups=groups,
         padding_mode=padding_mode, padding_value=padding_value, activation=activation, allow_tf32=allow_tf32,
         strategy=strategy, prefer=prefer,
@@ -231,7 +237,7 @@ def conv2d(
     # With stride 1 "same" is the same for every size: one that may be symbolic is not asked.
     around = check.sides(padding, (1, 1), (r, s), steps, spread, ("same", "valid", "causal"))
     if out is not None and not torch.compiler.is_compiling():
-        return operators.conv2d(
+        return OWN.conv2d(
             x, w, b, stride=steps, padding=around, dilation=spread, groups=groups, padding_mode=padding_mode,
             padding_value=padding_value, activation=activation, allow_tf32=allow_tf32, out=out,
             strategy=strategy, prefer=prefer,
@@ -282,7 +288,7 @@ def _with_indices(fake: Callable[..., Tensor]) -> Callable[..., tuple[Tensor, Te
 
 def _max_pool2d_call(indices: bool, x: Tensor, kernel_size: Any, stride: Any, padding: Any, dilation: Any = (1, 1),
                      ceil_mode: bool = False, strategy: str | None = None, prefer: str = "fastest") -> Any:  # fmt: skip
-    return operators.max_pool2d(
+    return OWN.max_pool2d(
         x, tuple(kernel_size), tuple(stride), _sides(padding), tuple(dilation), ceil_mode, indices,
         strategy=strategy, prefer=prefer,
     )  # fmt: skip
@@ -343,7 +349,7 @@ def _avg_pool2d(
     strategy: str | None = None,
     prefer: str = "fastest",
 ) -> Tensor:
-    return operators.avg_pool2d(
+    return OWN.avg_pool2d(
         x, tuple(kernel_size), tuple(stride), _sides(padding), ceil_mode, count_include_pad, divisor_override,
         strategy=strategy, prefer=prefer,
     )  # fmt: skip
@@ -383,7 +389,7 @@ def _sum_pool2d(
     strategy: str | None = None,
     prefer: str = "fastest",
 ) -> Tensor:
-    return operators.sum_pool2d(
+    return OWN.sum_pool2d(
         x,
         tuple(kernel_size),
         tuple(stride),
@@ -433,7 +439,7 @@ def _lp_pool2d(
     strategy: str | None = None,
     prefer: str = "fastest",
 ) -> Tensor:
-    return operators.lp_pool2d(
+    return OWN.lp_pool2d(
         x, norm_type, tuple(kernel_size), tuple(stride), ceil_mode, padding=_sides(padding), dilation=tuple(dilation),
         strategy=strategy, prefer=prefer,
     )  # fmt: skip
@@ -474,7 +480,7 @@ def _adaptive_fake(x: Tensor, output_size: Any, *_: Any) -> Tensor:
 
 @_operator("Tensor x, SymInt[2] output_size", "Tensor", _adaptive_fake)
 def _adaptive_avg_pool2d(x: Tensor, output_size: Any, strategy: str | None = None, prefer: str = "fastest") -> Tensor:
-    return operators.adaptive_avg_pool2d(x, tuple(output_size), strategy=strategy, prefer=prefer)
+    return OWN.adaptive_avg_pool2d(x, tuple(output_size), strategy=strategy, prefer=prefer)
 
 
 @_at_once
@@ -486,14 +492,14 @@ def adaptive_avg_pool2d(x: Tensor, output_size: Any, *, strategy: str | None = N
 
 @_operator("Tensor x, SymInt[2] output_size", "Tensor", _adaptive_fake)
 def _adaptive_max_pool2d(x: Tensor, output_size: Any, strategy: str | None = None, prefer: str = "fastest") -> Tensor:
-    return operators.adaptive_max_pool2d(x, tuple(output_size), strategy=strategy, prefer=prefer)
+    return OWN.adaptive_max_pool2d(x, tuple(output_size), strategy=strategy, prefer=prefer)
 
 
 @_operator("Tensor x, SymInt[2] output_size", "(Tensor, Tensor)", _with_indices(_adaptive_fake))
 def _adaptive_max_pool2d_with_indices(
     x: Tensor, output_size: Any, strategy: str | None = None, prefer: str = "fastest"
 ) -> tuple[Tensor, Tensor]:
-    return operators.adaptive_max_pool2d(x, tuple(output_size), True, strategy=strategy, prefer=prefer)
+    return OWN.adaptive_max_pool2d(x, tuple(output_size), True, strategy=strategy, prefer=prefer)
 
 
 @_at_once
@@ -528,7 +534,7 @@ def _max_unpool2d(
     strategy: str | None = None,
     prefer: str = "fastest",
 ) -> Tensor:
-    return operators.max_unpool2d(
+    return OWN.max_unpool2d(
         x,
         indices,
         tuple(kernel_size),
@@ -586,14 +592,14 @@ _ROWS = "Tensor x, int axis=-1, str? dtype=None"
 def _softmax(
     x: Tensor, axis: int = -1, dtype: str | None = None, strategy: str | None = None, prefer: str = "fastest"
 ) -> Tensor:
-    return operators.softmax(x, axis, dtype=dtype, strategy=strategy, prefer=prefer)
+    return OWN.softmax(x, axis, dtype=dtype, strategy=strategy, prefer=prefer)
 
 
 @_operator(_ROWS, "Tensor", _softmax_fake)
 def _log_softmax(
     x: Tensor, axis: int = -1, dtype: str | None = None, strategy: str | None = None, prefer: str = "fastest"
 ) -> Tensor:
-    return operators.log_softmax(x, axis, dtype=dtype, strategy=strategy, prefer=prefer)
+    return OWN.log_softmax(x, axis, dtype=dtype, strategy=strategy, prefer=prefer)
 
 
 def _row(x: Tensor, axis: int, dtype: str | None, prefer: str) -> int:
@@ -638,7 +644,7 @@ def _cross_entropy(
     strategy: str | None = None,
     prefer: str = "fastest",
 ) -> Tensor:
-    return operators.cross_entropy(
+    return OWN.cross_entropy(
         x, target, ignore_index=ignore_index, reduction=reduction, strategy=strategy, prefer=prefer
     )
 
@@ -674,7 +680,7 @@ def _linear(
     strategy: str | None = None,
     prefer: str = "fastest",
 ) -> Tensor:
-    return operators.linear(x, w, b, activation=activation, allow_tf32=allow_tf32, strategy=strategy, prefer=prefer)
+    return OWN.linear(x, w, b, activation=activation, allow_tf32=allow_tf32, strategy=strategy, prefer=prefer)
 
 
 @_at_once
