@@ -21,6 +21,7 @@ from . import torch_operators as ours
 from .problem import ACTIVATIONS, DTYPES, INTEGERS
 
 FLOATS = frozenset(getattr(torch, name) for name in DTYPES)
+RECTIFIED = "_gpucnn_rectified"  # the attribute of a tensor that a SharedReLU takes off
 COMPARED = FLOATS | {getattr(torch, name) for name in INTEGERS}
 
 
@@ -30,10 +31,18 @@ class Fusion:
     norm        a BatchNorm2d, folded into the weights while it is in eval mode
     activation  a module, of which `ACTIVATION` has the name
     prefer      "fastest" or "ours"
+    again       the activation is a ReLU that is called elsewhere too, and so lets pass what is marked for it alone
     """
 
-    def __init__(self, head: nn.Module, norm: nn.BatchNorm2d | None, activation: nn.Module | None, prefer: str) -> None:
-        self.head, self.norm, self.activation, self.prefer = head, norm, activation, prefer
+    def __init__(
+        self,
+        head: nn.Module,
+        norm: nn.BatchNorm2d | None = None,
+        activation: nn.Module | None = None,
+        prefer: str = "fastest",
+        again: bool = False,
+    ) -> None:
+        self.head, self.norm, self.activation, self.prefer, self.again = head, norm, activation, prefer, again
         self.word = None if activation is None else ACTIVATION[_torchs(activation)]
         self.key: Any = None
         self.kept: Any = None
@@ -42,9 +51,13 @@ class Fusion:
         """Without the folded weights, which a copy makes anew."""
         return {**self.__dict__, "key": None, "kept": None}
 
-    def after(self) -> list[nn.Module]:
+    def parts(self) -> list[nn.Module]:
         """The modules that were fused, in the order in which they are called."""
         return [module for module in (self.norm, self.activation) if module is not None]
+
+    def taken(self) -> list[nn.Module]:
+        """Those of them that are called nowhere else, and do nothing any more."""
+        return self.parts()[:-1] if self.again else self.parts()
 
     def applies(self, x: Tensor) -> bool:
         """Whether one call of ours computes all of it from x."""
@@ -146,7 +159,7 @@ class Ours:
 
     def extra_repr(self) -> str:
         own, text = self._gpucnn, cast(Any, super()).extra_repr()
-        more = [type(module).__name__ for module in own.after()] if isinstance(own, Fusion) else []
+        more = [type(module).__name__ for module in own.parts()] if isinstance(own, Fusion) else []
         return ", ".join(filter(None, [text, " + ".join(["gpucnn", *more])]))
 
 
@@ -169,6 +182,20 @@ class BatchNorm2d(_Taken, nn.BatchNorm2d): ...
 
 
 class ReLU(_Taken, nn.ReLU): ...
+
+
+class SharedReLU(Ours, nn.ReLU):
+    """A ReLU that is called in several places.  What a convolution has rectified for it passes unread.
+
+    Without its mark, as in a compiled graph, that is rectified again, which changes nothing.
+    """
+
+    _gpucnn = None
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not torch.compiler.is_compiling() and vars(input).pop(RECTIFIED, False):
+            return input
+        return super().forward(input)
 
 
 class Tanh(_Taken, nn.Tanh): ...
@@ -194,15 +221,18 @@ class _Head(Ours):
 
     def __init__(self, *given: Any, **named: Any) -> None:
         super().__init__(*given, **named)
-        self._gpucnn = Fusion(cast(Any, self), None, None, "fastest")
+        self._gpucnn = Fusion(cast(Any, self))
 
     def forward(self, input: Tensor) -> Tensor:
-        own, after = self._gpucnn, self._gpucnn.after()
-        apart = bool(after) and cast(Any, self).training  # what was fused does its own work then
+        own = self._gpucnn
+        apart = cast(Any, self).training and bool(own.parts())  # what was fused does its own work then
         if not apart and own.applies(input):
-            return self.fused(input, own)
+            y = self.fused(input, own)
+            if own.again and not torch.compiler.is_compiling():
+                setattr(y, RECTIFIED, True)
+            return y
         y = cast(Any, super()).forward(input)
-        for module in () if apart else after:
+        for module in () if apart else own.taken():
             y = module.own(y)
         return y
 
@@ -304,8 +334,8 @@ class Sequential(Ours, nn.Sequential):
         for step in steps:
             if not isinstance(step, Fusion):
                 input = step(input)
-            elif step.head.training or not step.applies(input) or any(map(hooked, [step.head, *step.after()])):
-                for module in (step.head, *step.after()):
+            elif step.head.training or not step.applies(input) or any(map(hooked, [step.head, *step.parts()])):
+                for module in (step.head, *step.parts()):
                     input = module(input)
             else:
                 input = cast(Any, step.head).fused(input, step)
@@ -319,6 +349,9 @@ APART: dict[type, type] = {
 }
 
 
+HOOKS = [f"_{name}_hooks" for name in ("forward", "forward_pre", "backward", "backward_pre")]
+
+
 def hooked(module: nn.Module) -> bool:
     """Whether someone listens to what the module is given or returns."""
-    return any(getattr(module, f"_{name}_hooks") for name in ("forward", "forward_pre", "backward", "backward_pre"))
+    return any(getattr(module, name) for name in HOOKS)

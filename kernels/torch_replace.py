@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -13,7 +13,7 @@ from torch import fx, nn
 
 from . import arguments as check
 from .dispatch import PREFERENCES
-from .torch_modules import ACTIVATION, APART, HEADS, TAKEN, Fusion, Ours, Sequential, hooked
+from .torch_modules import ACTIVATION, APART, HEADS, HOOKS, TAKEN, Fusion, Ours, Sequential, SharedReLU, hooked
 
 OPERATOR: dict[type, str] = {  # of each class that is replaced
     nn.Conv2d: "conv2d",
@@ -106,8 +106,8 @@ def replace(model: nn.Module, *, prefer: str = "fastest", fuse: bool = True) -> 
     prefer   "fastest", which may be torch's own kernel; "ours" never is
     fuse     compute a BatchNorm2d in eval mode and an activation (ReLU, Tanh, Sigmoid, GELU, SiLU) with the convolution
              or linear layer before them.  That is done where the model's graph (torch.fx) shows that they are called
-             just once, one after the other and with nothing in between; in a model that cannot be traced, within an
-             nn.Sequential.
+             just once, one after the other and with nothing in between (a ReLU elsewhere too); in a model that cannot
+             be traced, within an nn.Sequential.  Called by itself, such a layer computes what was fused into it, too.
 
     Ours have no backward pass: run the model under torch.no_grad() or torch.inference_mode().  Where a gradient is
     asked for, and in training mode, torch's own run as before.
@@ -139,7 +139,8 @@ class _Tracer(fx.Tracer):
 class _Graph:
     """Who calls whom in a model: by a module's id, how often it is called, and the module that alone follows it.
 
-    after  of modules that are called once, and whose output goes nowhere but into one module, which is called once
+    after  of modules that are called once, and whose output goes nowhere but into one module, which is called once; a
+           ReLU may be called elsewhere too
     """
 
     def __init__(self, model: nn.Module, **given: Any) -> None:
@@ -158,7 +159,7 @@ class _Graph:
             ):
                 continue
             follower = modules[user.target]
-            if self.calls[id(module)] == self.calls[id(follower)] == 1:
+            if self.calls[id(module)] == 1 and (self.calls[id(follower)] == 1 or type(follower) is nn.ReLU):
                 self.after[id(module)] = follower
 
 
@@ -176,6 +177,7 @@ def _graphs(model: nn.Module) -> list[_Graph]:
     try:
         for module, _ in before:
             module.training = False
+            module.__dict__.update({name: OrderedDict() for name in HOOKS})  # none is to be given what is no tensor
         return [_Graph(model), *([_Graph(model, **defaults)] if defaults else [])]
     finally:
         for module, attributes in before:
@@ -183,15 +185,15 @@ def _graphs(model: nn.Module) -> list[_Graph]:
             module.__dict__.update(attributes)
 
 
-def _fusible(head: nn.Module, after: Callable[[Any], Any], prefer: str) -> Fusion:
-    """The head with as much of what comes `after` it as can be fused: a norm, an activation."""
+def _fusible(head: nn.Module, after: Callable[[Any], Any], often: Callable[[Any], bool], prefer: str) -> Fusion:
+    """The head with as much of what comes `after` it as can be fused: a norm, an activation, which may come `often`."""
     norm = activation = None
     follower: Any = None if hooked(head) else after(head)
     if isinstance(head, nn.Conv2d) and type(follower) is nn.BatchNorm2d and not _unfusible(follower):
         norm, follower = follower, after(follower)
     if type(follower) in ACTIVATION and not _unfusible(follower):
         activation = follower
-    return Fusion(head, norm, activation, prefer)
+    return Fusion(head, norm, activation, prefer, again=activation is not None and often(activation))
 
 
 def _unfusible(module: nn.Module) -> str:
@@ -220,7 +222,9 @@ class _Plan:
             except Exception as error:  # whatever the model's own code raises when it is given no tensors
                 first = str(error).partition("\n")[0]
                 self.untraced = f"torch.fx cannot trace the model ({type(error).__name__}: {first})"
-        self.heads = {id(m): _fusible(m, self.after, prefer) for m in modules if type(m) in HEADS}
+        listening = [module for module in modules if hooked(module) and any(module.children())]
+        self.heard = {id(m): [id(by) for by in listening if m in by.modules()] for m in modules if listening}
+        self.heads = {id(m): _fusible(m, self.after, self.often, prefer) for m in modules if type(m) in HEADS}
         self.sequences: dict[int, list[Any]] = {}
         for module in modules:
             if self.untraced and type(module) is nn.Sequential and not hooked(module):
@@ -230,18 +234,21 @@ class _Plan:
         self.prefer = prefer
 
     def after(self, module: nn.Module) -> nn.Module | None:
-        """What alone follows a module in every graph in which either is called."""
+        """What alone follows a module in every graph in which either is called, and no hook hears what is between."""
         key = id(module)
         followers = {id(graph.after.get(key)): graph.after.get(key) for graph in self.graphs if graph.calls[key]}
         (follower,) = followers.values() if len(followers) == 1 else (None,)
         if follower is None or any(graph.calls[id(follower)] and not graph.calls[key] for graph in self.graphs):
             return None
-        return follower
+        return follower if self.heard.get(key) == self.heard.get(id(follower)) else None
+
+    def often(self, module: nn.Module) -> bool:
+        return any(graph.calls[id(module)] > 1 for graph in self.graphs)
 
     def carry_out(self) -> Replaced:
         fusions = [step for steps in self.sequences.values() for step in steps if isinstance(step, Fusion)]
         fused = {id(fusion.head): fusion for fusion in [*self.heads.values(), *fusions]}
-        taken = {id(module) for fusion in fused.values() for module in fusion.after()}
+        taken = {id(module) for fusion in fused.values() for module in fusion.parts()}
         replaced, left, before = [], [], []
 
         def swap(module: nn.Module, kind: type, own: Any) -> None:
@@ -255,10 +262,13 @@ class _Plan:
                 own = fused[key]
                 swap(module, HEADS[kind], self.heads[key])
                 words = [OPERATOR[kind], *(["batch norm"] if own.norm else []), *([own.word] if own.word else [])]
-                names = tuple(self.names[id(part)] for part in own.after())
+                names = tuple(self.names[id(part)] for part in own.parts())
                 replaced.append(Swap(name, kind.__name__, " + ".join(words), names))
-                for part in self.heads[key].after():
-                    swap(part, TAKEN[type(part)], self.heads[key])
+                own = self.heads[key]
+                for part in own.taken():
+                    swap(part, TAKEN[type(part)], own)
+                if own.again and type(own.activation) is nn.ReLU:
+                    swap(own.activation, SharedReLU, None)
             elif key in self.sequences:
                 swap(module, Sequential, (tuple(cast(Any, module)), self.sequences[key]))
                 replaced.append(Swap(name, kind.__name__, "calls as one what was fused"))
@@ -306,8 +316,8 @@ def _steps(modules: Sequence[nn.Module], prefer: str) -> list[Any]:
         place = iter(range(at, len(modules)))
         fusion = None
         if type(modules[at]) in HEADS:
-            fusion = _fusible(modules[at], lambda _, place=place: followers.get(next(place)), prefer)
-        count = 1 + len(fusion.after()) if fusion else 1
+            fusion = _fusible(modules[at], lambda _, at=place: followers.get(next(at)), lambda _: False, prefer)
+        count = 1 + len(fusion.parts()) if fusion else 1
         steps.append(fusion if count > 1 else modules[at])
         at += count
     return steps
