@@ -16,6 +16,7 @@ from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 from . import torch_operators as ours
 from .problem import ACTIVATIONS, DTYPES, INTEGERS
@@ -66,7 +67,9 @@ class Fusion:
             return False
         if dtype != head.weight.dtype and not _autocast(x):
             return False
-        return not torch.is_grad_enabled() or not _require_gradient(x, *self.tensors())
+        if forward_ad._current_level >= 0:
+            return False
+        return not torch.is_grad_enabled() or not any(t is not None and t.requires_grad for t in (x, *self.tensors()))
 
     def tensors(self) -> list[Tensor | None]:
         """All that the folded weights are made of."""
@@ -128,10 +131,6 @@ def folded(tensors: Sequence[Any], eps: float, dtype: torch.dtype) -> tuple[Tens
 
 def _autocast(x: Tensor) -> bool:
     return torch.is_autocast_enabled("cuda" if x.is_cuda else "cpu")
-
-
-def _require_gradient(*tensors: Tensor | None) -> bool:
-    return any(tensor is not None and tensor.requires_grad for tensor in tensors)
 
 
 @torch.compiler.assume_constant_result
@@ -270,7 +269,7 @@ class _Apart(Ours):
 
     def forward(self, input: Tensor) -> Any:
         takes = (input.is_cuda or input.is_cpu) and input.dtype in self.dtypes
-        if takes and not (input.requires_grad and torch.is_grad_enabled()):
+        if takes and not (input.requires_grad and torch.is_grad_enabled()) and forward_ad._current_level < 0:
             return self.call(input)
         return cast(Any, super()).forward(input)
 

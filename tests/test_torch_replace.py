@@ -589,6 +589,36 @@ def test_a_gradient_in_eval_mode_is_torchs_own(asks):
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(*gradients, strict=True))
 
 
+def test_derivatives_of_torch_func_are_torchs_own():
+    model = settled(Net())
+    results = []
+    for _ in range(2):
+        weights = {name: value.detach() for name, value in model.named_parameters()}
+        gradients = torch.func.grad(lambda w: torch.func.functional_call(model, w, (X,)).square().sum())(weights)
+        _, tangent = torch.func.jvp(model, (X,), (torch.ones_like(X),))
+        results.append([*gradients.values(), tangent.detach()])
+        replace(model)
+    assert all(tensor.abs().max() > 0 for tensor in results[0])
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(*results, strict=True))
+
+
+def test_other_weights_and_several_models_at_once():
+    model = settled(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2)))
+    states = [{name: value + i for name, value in model.state_dict().items() if value.dim()} for i in range(2)]
+    stacked = {name: torch.stack([state[name] for state in states]) for name in states[0]}
+
+    def call(state):
+        return torch.func.functional_call(model, state, (X,))
+
+    with torch.no_grad():
+        expected = [call(state) for state in states]
+        before = model(X)
+        replace(model)
+        close(tuple(call(state) for state in states), tuple(expected))
+        close(model(X), before)
+        torch.testing.assert_close(torch.vmap(call)(stacked), torch.stack(expected), rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("frozen", ["norm", "convolution"])
 def test_half_of_a_chain_in_training(frozen):
     model = settled(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU()))
