@@ -26,31 +26,37 @@ RECTIFIED = "_gpucnn_rectified"  # the attribute of a tensor that a SharedReLU t
 COMPARED = FLOATS | {getattr(torch, name) for name in INTEGERS}
 
 
+class Mode:
+    """Whether a convolution or linear layer was in training mode when it last ran, which the modules behind it ask."""
+
+    training = False
+
+
 class Fusion:
-    """What a convolution or linear layer `head` computes beside itself, and who is to compute it.
+    """What a convolution or linear layer, the head, computes beside itself, and who is to compute it.
 
     norm        a BatchNorm2d, folded into the weights while it is in eval mode
     activation  a module, of which `ACTIVATION` has the name
     prefer      "fastest" or "ours"
     again       the activation is a ReLU that is called elsewhere too, and so lets pass what is marked for it alone
+    mode        what the modules that were fused hold of the head: itself would make a circle, which keeps its memory
     """
 
     def __init__(
         self,
-        head: nn.Module,
         norm: nn.BatchNorm2d | None = None,
         activation: nn.Module | None = None,
         prefer: str = "fastest",
         again: bool = False,
     ) -> None:
-        self.head, self.norm, self.activation, self.prefer, self.again = head, norm, activation, prefer, again
+        self.norm, self.activation, self.prefer, self.again = norm, activation, prefer, again
         self.word = None if activation is None else ACTIVATION[_torchs(activation)]
-        self.key: Any = None
+        self.mode = Mode()
         self.kept: Any = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the folded weights, which a copy makes anew."""
-        return {**self.__dict__, "key": None, "kept": None}
+        return {**self.__dict__, "kept": None}
 
     def parts(self) -> list[nn.Module]:
         """The modules that were fused, in the order in which they are called."""
@@ -60,36 +66,37 @@ class Fusion:
         """Those of them that are called nowhere else, and do nothing any more."""
         return self.parts()[:-1] if self.again else self.parts()
 
-    def applies(self, x: Tensor) -> bool:
+    def applies(self, head: Any, x: Tensor) -> bool:
         """Whether one call of ours computes all of it from x."""
-        head, norm, dtype = cast(Any, self.head), self.norm, x.dtype
-        if not (x.is_cuda or x.is_cpu) or dtype not in FLOATS or (norm is not None and norm.training):
+        norm, dtype = self.norm, x.dtype
+        if not _usual(x) or dtype not in FLOATS or (norm is not None and norm.training):
             return False
         if dtype != head.weight.dtype and not _autocast(x):
             return False
         if forward_ad._current_level >= 0:
             return False
-        return not torch.is_grad_enabled() or not any(t is not None and t.requires_grad for t in (x, *self.tensors()))
+        return not torch.is_grad_enabled() or not any(
+            t is not None and t.requires_grad for t in (x, *self.tensors(head))
+        )
 
-    def tensors(self) -> list[Tensor | None]:
+    def tensors(self, head: Any) -> list[Tensor | None]:
         """All that the folded weights are made of."""
-        head, norm = cast(Any, self.head), self.norm
+        norm = self.norm
         if norm is None:
             return [head.weight, head.bias]
         buffers = norm._buffers  # asked at once, for a module looks for them last
         statistics = [buffers[name] for name in ("running_mean", "running_var", "num_batches_tracked")]
         return [head.weight, head.bias, norm.weight, norm.bias, *statistics]
 
-    def weights(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+    def weights(self, head: Any, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """The head's weights and bias, with the norm folded in and in autocast's dtype, kept until one of them changes.
 
         What changes in place through `.data` is not seen.
         """
-        head, norm = cast(Any, self.head), self.norm
-        autocast = _autocast(x)
+        norm, autocast = self.norm, _autocast(x)
         if norm is None and not autocast:
             return head.weight, head.bias
-        tensors, eps = self.tensors(), 0.0 if norm is None else norm.eps
+        tensors, eps = self.tensors(head), 0.0 if norm is None else norm.eps
         dtype = cast(Tensor, tensors[0]).dtype
         if autocast and dtype != torch.float64:
             dtype = torch.get_autocast_dtype(x.device.type)
@@ -99,8 +106,9 @@ class Fusion:
             key = [dtype, eps, *[None if t is None else (id(t), t._version, t.data_ptr()) for t in tensors]]
         except RuntimeError:  # tensors of inference mode have no version, fake ones no address
             return folded(tensors, eps, dtype)
-        if key == self.key:
-            return self.kept[0]
+        kept = self.kept
+        if kept is not None and kept[0] == key:
+            return kept[1]
         if x.is_cuda and torch.cuda.is_current_stream_capturing():
             return folded(tensors, eps, dtype)
         with torch.inference_mode(False), torch.no_grad():
@@ -108,7 +116,7 @@ class Fusion:
         if x.is_cuda:  # another stream may be the next to read them
             torch.cuda.current_stream(x.device).synchronize()
         # Of the tensors too, and of their memory: another's may not get the same id or address.
-        self.key, self.kept = key, (result, tensors, [t.detach() for t in tensors if t is not None])
+        self.kept = key, result, tensors, [t.detach() for t in tensors if t is not None]
         return result
 
 
@@ -127,6 +135,11 @@ def folded(tensors: Sequence[Any], eps: float, dtype: torch.dtype) -> tuple[Tens
     shift = shift if bias is None else shift + bias.double()
     wide = torch.promote_types(w.dtype, torch.float32)
     return (w.to(wide) * scale.to(wide)[:, None, None, None]).to(dtype), shift.to(dtype)
+
+
+def _usual(x: Tensor) -> bool:
+    """Whether x is an array on a device of ours."""
+    return (x.is_cuda or x.is_cpu) and x.layout is torch.strided and not x.is_nested
 
 
 def _autocast(x: Tensor) -> bool:
@@ -152,7 +165,7 @@ def _torchs(module: nn.Module) -> type[nn.Module]:
 
 
 class Ours:
-    """A module of ours: a subclass of torch's, with its `Fusion`, or who is to compute it, in `_gpucnn`."""
+    """A module of ours: a subclass of torch's, and in `_gpucnn` a Fusion, a Mode, or who is to compute it."""
 
     _gpucnn: Any
 
@@ -168,7 +181,7 @@ class _Taken(Ours):
     _gpucnn = None
 
     def forward(self, input: Tensor) -> Tensor:
-        return self.own(input) if self._gpucnn is None or self._gpucnn.head.training else input
+        return self.own(input) if self._gpucnn is None or self._gpucnn.training else input
 
     def own(self, input: Tensor) -> Tensor:
         return cast(Any, super()).forward(input)
@@ -220,12 +233,14 @@ class _Head(Ours):
 
     def __init__(self, *given: Any, **named: Any) -> None:
         super().__init__(*given, **named)
-        self._gpucnn = Fusion(cast(Any, self))
+        self._gpucnn = Fusion()
 
     def forward(self, input: Tensor) -> Tensor:
-        own = self._gpucnn
-        apart = cast(Any, self).training and bool(own.parts())  # what was fused does its own work then
-        if not apart and own.applies(input):
+        own, training = self._gpucnn, cast(Any, self).training
+        if own.mode.training != training:  # written when it changes, which a compiler has to carry along
+            own.mode.training = training
+        apart = training and bool(own.parts())  # what was fused does its own work then
+        if not apart and own.applies(self, input):
             y = self.fused(input, own)
             if own.again and not torch.compiler.is_compiling():
                 setattr(y, RECTIFIED, True)
@@ -242,7 +257,7 @@ class _Head(Ours):
 
 class Conv2d(_Head, nn.Conv2d):
     def fused(self, x: Tensor, own: Fusion) -> Tensor:
-        w, b = own.weights(x)
+        w, b = own.weights(self, x)
         last = torch.channels_last
         if x.dim() == 4 and not w.is_contiguous() and w.is_contiguous(memory_format=last):
             x = x.contiguous(memory_format=last)  # as torch's own does: weights in channels_last decide
@@ -256,7 +271,7 @@ class Conv2d(_Head, nn.Conv2d):
 
 class Linear(_Head, nn.Linear):
     def fused(self, x: Tensor, own: Fusion) -> Tensor:
-        w, b = own.weights(x)
+        w, b = own.weights(self, x)
         run = ours.OWN.linear if ours.unseen(x, w, b) else ours.linear
         return run(x, w, b, activation=own.word, allow_tf32=w.is_cuda and _tf32(w, "linear"), prefer=own.prefer)
 
@@ -268,7 +283,7 @@ class _Apart(Ours):
     _gpucnn = "fastest"
 
     def forward(self, input: Tensor) -> Any:
-        takes = (input.is_cuda or input.is_cpu) and input.dtype in self.dtypes
+        takes = _usual(input) and input.dtype in self.dtypes
         if takes and not (input.requires_grad and torch.is_grad_enabled()) and forward_ad._current_level < 0:
             return self.call(input)
         return cast(Any, super()).forward(input)
@@ -321,7 +336,7 @@ class LogSoftmax(_Apart, nn.LogSoftmax):
 class Sequential(Ours, nn.Sequential):
     """Calls what can be fused as one, where how else its modules are called is not known.
 
-    `_gpucnn` is the modules as they were when it was made, and the steps: a module, or a Fusion.
+    `_gpucnn` is the modules as they were when it was made, and the steps: a module, and a Fusion or None.
     """
 
     _gpucnn = ((), [])
@@ -330,14 +345,14 @@ class Sequential(Ours, nn.Sequential):
         modules, steps = self._gpucnn
         if len(modules) != len(self) or not all(map(operator.is_, modules, self)):  # others were put in since
             return cast(Any, super()).forward(input)
-        for step in steps:
-            if not isinstance(step, Fusion):
-                input = step(input)
-            elif step.head.training or not step.applies(input) or any(map(hooked, [step.head, *step.parts()])):
-                for module in (step.head, *step.parts()):
-                    input = module(input)
+        for module, own in steps:
+            if own is None:
+                input = module(input)
+            elif module.training or not own.applies(module, input) or any(map(hooked, [module, *own.parts()])):
+                for each in (module, *own.parts()):
+                    input = each(input)
             else:
-                input = cast(Any, step.head).fused(input, step)
+                input = module.fused(input, own)
         return input
 
 

@@ -193,7 +193,7 @@ def _fusible(head: nn.Module, after: Callable[[Any], Any], often: Callable[[Any]
         norm, follower = follower, after(follower)
     if type(follower) in ACTIVATION and not _unfusible(follower):
         activation = follower
-    return Fusion(head, norm, activation, prefer, again=activation is not None and often(activation))
+    return Fusion(norm, activation, prefer, again=activation is not None and often(activation))
 
 
 def _unfusible(module: nn.Module) -> str:
@@ -229,7 +229,7 @@ class _Plan:
         for module in modules:
             if self.untraced and type(module) is nn.Sequential and not hooked(module):
                 steps = _steps(list(module), prefer)
-                if any(isinstance(step, Fusion) for step in steps):
+                if any(own for _, own in steps):
                     self.sequences[id(module)] = steps
         self.prefer = prefer
 
@@ -246,8 +246,8 @@ class _Plan:
         return any(graph.calls[id(module)] > 1 for graph in self.graphs)
 
     def carry_out(self) -> Replaced:
-        fusions = [step for steps in self.sequences.values() for step in steps if isinstance(step, Fusion)]
-        fused = {id(fusion.head): fusion for fusion in [*self.heads.values(), *fusions]}
+        steps = [step for steps in self.sequences.values() for step in steps]
+        fused = self.heads | {id(module): own for module, own in steps if own}
         taken = {id(module) for fusion in fused.values() for module in fusion.parts()}
         replaced, left, before = [], [], []
 
@@ -266,7 +266,7 @@ class _Plan:
                 replaced.append(Swap(name, kind.__name__, " + ".join(words), names))
                 own = self.heads[key]
                 for part in own.taken():
-                    swap(part, TAKEN[type(part)], own)
+                    swap(part, TAKEN[type(part)], own.mode)
                 if own.again and type(own.activation) is nn.ReLU:
                     swap(own.activation, SharedReLU, None)
             elif key in self.sequences:
@@ -307,17 +307,14 @@ class _Plan:
         return "it does not alone follow a convolution or linear layer"
 
 
-def _steps(modules: Sequence[nn.Module], prefer: str) -> list[Any]:
-    """The modules of an nn.Sequential in order, those that can be fused as one Fusion."""
-    steps: list[Any] = []
-    followers = dict(zip(range(len(modules)), modules[1:], strict=False))
-    at = 0
-    while at < len(modules):
-        place = iter(range(at, len(modules)))
-        fusion = None
-        if type(modules[at]) in HEADS:
-            fusion = _fusible(modules[at], lambda _, at=place: followers.get(next(at)), lambda _: False, prefer)
-        count = 1 + len(fusion.parts()) if fusion else 1
-        steps.append(fusion if count > 1 else modules[at])
-        at += count
+def _steps(modules: Sequence[nn.Module], prefer: str) -> list[tuple[nn.Module, Fusion | None]]:
+    """The modules of an nn.Sequential in order, each with what comes behind it and can be fused into it."""
+    steps, rest = [], list(modules)
+    while rest:
+        module = rest.pop(0)
+        behind = iter(rest)
+        own = _fusible(module, lambda _, behind=behind: next(behind, None), lambda _: False, prefer)
+        fused = own.parts() if type(module) in HEADS else []
+        del rest[: len(fused)]
+        steps.append((module, own if fused else None))
     return steps
