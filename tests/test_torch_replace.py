@@ -1,9 +1,11 @@
 """replace(): a model computes what it did, by our operators where they apply; undo() leaves nothing behind."""
 
 import copy
+import gc
 import io
 import itertools
 import pickle
+import weakref
 
 import pytest
 import torch
@@ -629,6 +631,34 @@ def test_half_of_a_chain_in_training(frozen):
     with torch.no_grad():
         close(model(X), twin(X), exact=frozen != "norm")
     assert torch.equal(model[1].running_mean, twin[1].running_mean)
+
+
+def test_a_model_is_freed_with_its_last_name():
+    """No circle of references keeps its memory until the garbage collector comes."""
+    model = settled(Net())
+    replaced = replace(model)
+    with torch.no_grad():
+        model(X)
+    gone = weakref.ref(model.stem[0])
+    gc.disable()
+    try:
+        del model, replaced
+        assert gone() is None
+    finally:
+        gc.enable()
+
+
+def test_a_mode_that_changed_without_a_word():
+    """Between a forward pass and the next, in whatever way `training` was set, compiled or not."""
+    model = settled(MODELS["sequential"]())
+    twin = copy.deepcopy(model)
+    replace(model)
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    with torch.no_grad():
+        for training, call in itertools.product([False, True, False], [model, compiled]):
+            for module in (*model.modules(), *twin.modules()):
+                module.training = training
+            close(call(X), twin(X))
 
 
 # Copies, hooks, other people's changes ---------------------------------------------------------------------------------
