@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from gpucnn.kernels import torch_modules
+from gpucnn.kernels import operators, torch_modules
 from gpucnn.kernels.torch import Left, Replaced, Swap, replace
 
 
@@ -420,6 +420,29 @@ def test_it_is_a_context_manager():
     assert attributes(model) == whole
 
 
+@pytest.mark.parametrize("prefer", ["fastest", "ours"])
+def test_prefer_reaches_every_operator(prefer, monkeypatch):
+    asked, own = [], operators.call
+    monkeypatch.setattr(operators, "call", lambda *given, **named: asked.append(given[4]) or own(*given, **named))
+    model = settled(nn.Sequential(Net(), nn.Unflatten(1, (1, 1, 5)), nn.AdaptiveMaxPool2d(1), nn.LogSoftmax(1)))
+    with torch.no_grad():
+        expected = model(X)
+        replace(model, prefer=prefer)
+        close(model(X), expected)
+    assert asked == [prefer] * 13
+
+
+def test_nested_and_sparse_tensors_are_torchs():
+    model = settled(nn.Sequential(nn.Linear(4, 3), nn.ReLU()))
+    nested = torch.nested.nested_tensor([torch.ones(2, 4), torch.ones(3, 4)])
+    sparse = torch.eye(4).to_sparse()
+    with torch.no_grad():
+        expected = model(nested).unbind(), model(sparse)
+        replace(model)
+        close(model(nested).unbind(), expected[0], exact=True)
+        close(model(sparse), expected[1], exact=True)
+
+
 # What is fused --------------------------------------------------------------------------------------------------------
 
 ACTIVATIONS = [nn.Identity, nn.ReLU, nn.Tanh, nn.Sigmoid, nn.GELU, nn.SiLU]
@@ -729,6 +752,18 @@ def test_hooks_of_containers_hear_what_they_heard(listener):
     for theirs, ours in zip(before, heard, strict=True):
         close(tuple(filter(torch.is_tensor, ours)), tuple(filter(torch.is_tensor, theirs)))
     assert [swap.fused for swap in replaced.replaced] == [("0.1",), ()]
+
+
+def test_a_hook_in_a_sequential_that_came_later_hears_what_it_would():
+    model = settled(Untraceable())
+    with torch.no_grad():
+        expected = model.stem[:2](X)
+        replace(model)
+        heard = []
+        model.stem[1].register_forward_hook(lambda module, given, y: heard.append(y.clone()))
+        model(X)
+    (y,) = heard
+    close(y, expected)
 
 
 def test_parametrized_and_pruned_layers_stay_right():
