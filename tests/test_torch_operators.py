@@ -15,6 +15,7 @@ from gpucnn.kernels import torch as ours
 from gpucnn.kernels import torch_operators
 
 OPS = torch.ops.gpucnn
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"  # of the tests that are for a GPU, too
 
 
 @pytest.fixture(autouse=True)
@@ -128,9 +129,11 @@ def test_every_operator_is_registered():
     assert {name.partition(",")[0].partition(" ")[0] for name in REGISTERED} == public | with_indices
 
 
+@pytest.mark.gpu
 @pytest.mark.parametrize("case", REGISTERED)
 def test_torchs_own_check_of_an_operator(case):
     operator, arguments = REGISTERED[case]
+    arguments = tuple(value.to(DEVICE) if isinstance(value, torch.Tensor) else value for value in arguments)
     torch.library.opcheck(operator.default, arguments)
 
 
@@ -224,6 +227,7 @@ COMPUTED = {  # what autocast makes of float32, and of its own dtype
     "conv2d": ("own", "own"),
     "linear": ("own", "own"),
     "softmax": ("float32", "float32"),
+    "log_softmax": ("float32", "float32"),
     "cross_entropy": ("float32", "float32"),
     "max_pool2d": ("float32", "own"),
     "avg_pool2d": ("float32", "own"),
@@ -231,21 +235,35 @@ COMPUTED = {  # what autocast makes of float32, and of its own dtype
 }
 
 
+ON = {
+    name: tensor.to(DEVICE)
+    for name, tensor in {"w": W, "b": B, "w8": W8, "labels": places(2, 4, 9, 8)[:, 0] * 0}.items()
+}
+AUTOCAST = {
+    "conv2d": lambda x: ours.conv2d(x, ON["w"].to(x.dtype), ON["b"], padding="same"),
+    "linear": lambda x: ours.linear(x, ON["w8"], activation="gelu"),
+    "softmax": lambda x: ours.softmax(x, 1),
+    "log_softmax": lambda x: ours.log_softmax(x),
+    "cross_entropy": lambda x: ours.cross_entropy(x, ON["labels"]),
+    "max_pool2d": lambda x: ours.max_pool2d(x, 3, 2, 1),
+    "avg_pool2d": lambda x: ours.avg_pool2d(x, 3, 2, 1),
+    "adaptive_avg_pool2d": lambda x: ours.adaptive_avg_pool2d(x, 1),
+}
+
+
+@pytest.mark.gpu
 @pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("name", COMPUTED)
 def test_autocast(name, dtype, compiled):
-    def call(x):
-        return CALLS[name](ours, x)
+    call, x = AUTOCAST[name], X.to(DEVICE)
 
     call = torch.compile(call, fullgraph=True, backend="aot_eager") if compiled else call
     expected = [dtype if word == "own" else getattr(torch, word) for word in COMPUTED[name]]
-    with torch.autocast("cpu", dtype=dtype):
-        found = [call(X).dtype, call(X.to(dtype)).dtype]
-    assert found == expected
-    with torch.autocast("cpu", dtype=dtype):
-        low = call(X)
-    assert torch.allclose(low.float(), CALLS[name](kernels, X), atol=0.1, rtol=0.05)
+    with torch.autocast(DEVICE, dtype=dtype):
+        low = call(x)
+        assert [low.dtype, call(x.to(dtype)).dtype] == expected
+    torch.testing.assert_close(low.float(), call(x), atol=0.1, rtol=0.05)
 
 
 def test_autocast_mixes_dtypes_and_leaves_float64():

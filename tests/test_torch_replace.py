@@ -224,6 +224,7 @@ MODELS = {
     "no layers": nn.Identity,
 }  # fmt: skip
 
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"  # of the test that is for a GPU, too
 X = torch.randn(2, 3, 12, 13, generator=torch.Generator().manual_seed(0))
 
 
@@ -511,6 +512,26 @@ def test_autocast(dtype):
         torch.testing.assert_close(found[1], expected[1], rtol=0.05, atol=0.05)
     with torch.no_grad():
         assert model.stem(X).dtype == torch.float32
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("last", [False, True], ids=["contiguous", "channels_last"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_the_device(dtype, last):
+    """On the GPU where there is one, with torch's own as it is there: TF32 where it is allowed, autocast's dtype."""
+    layout = torch.channels_last if last else torch.contiguous_format
+    model, x = (each.to(DEVICE, memory_format=layout) for each in (settled(Net()), X))
+    with torch.inference_mode(), torch.autocast(DEVICE, dtype=dtype, enabled=dtype != torch.float32):
+        expected = model.stem(x), model(x)
+        with replace(model):
+            found = model.stem(x), model(x)
+            model.stem[1].bias.add_(1)
+            changed = model.stem(x)
+        for ours, theirs in zip(found, expected, strict=True):
+            assert (ours.dtype, ours.device) == (theirs.dtype, theirs.device) or theirs is expected[1]
+            torch.testing.assert_close(ours.float(), theirs.float(), rtol=0.05, atol=0.05)
+        torch.testing.assert_close(changed, model.stem(x), rtol=0.05, atol=0.05)
+        assert (changed - found[0]).abs().max() > 0.5
 
 
 # When the folded weights are made anew ---------------------------------------------------------------------------------
