@@ -145,7 +145,11 @@ class _Graph:
 
     def __init__(self, model: nn.Module, **given: Any) -> None:
         modules = dict(model.named_modules(remove_duplicate=False))
-        graph = _Tracer().trace(model, given or None)
+        tracer = _Tracer()
+        try:
+            graph = tracer.trace(model, given or None)
+        finally:
+            vars(tracer).clear()  # it holds the model, and goes round in a circle with what it has traced
         nodes = [node for node in graph.nodes if node.op == "call_module"]
         self.calls = Counter(id(modules[node.target]) for node in nodes)
         self.after: dict[int, nn.Module] = {}
