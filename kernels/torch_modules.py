@@ -100,11 +100,11 @@ class Fusion:
         dtype = cast(Tensor, tensors[0]).dtype
         if autocast and dtype != torch.float64:
             dtype = torch.get_autocast_dtype(x.device.type)
-        if torch.compiler.is_compiling():  # the compiler sees parameters, not copies of them that age
+        if not ours.alone():  # a compiler, a tracer or a transform sees parameters, not copies of them that age
             return folded(tensors, eps, dtype)
         try:
             key = [dtype, eps, *[None if t is None else (id(t), t._version, t.data_ptr()) for t in tensors]]
-        except RuntimeError:  # tensors of inference mode have no version, fake ones no address
+        except RuntimeError:  # tensors of inference mode have no version
             return folded(tensors, eps, dtype)
         kept = self.kept
         if kept is not None and kept[0] == key:

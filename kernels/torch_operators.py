@@ -76,16 +76,20 @@ TENSORS = (Tensor, torch.nn.Parameter)
 ARGUMENTS = frozenset([*TENSORS, int, float, bool, str, tuple, list, type(None)])
 
 
+def alone() -> bool:
+    """Whether no compiler or tracer, no mode (fake tensors, counters) and no transform (vmap, grad) is at work."""
+    return not torch.compiler.is_compiling() and torch._C._dispatch_tls_local_include_set().raw_repr() in NOBODY
+
+
 def unseen(x: Any, *given: Any) -> bool:
     """Whether nothing in torch would see a call with x and the rest before their own device does.
 
-    No compiler or tracer, no mode (fake tensors, counters), no transform (vmap, grad), no autocast, no subclass.
+    Nothing is at work that `alone` knows, no autocast, no subclass, no derivative in forward mode, no profiler.
     """
     return (
-        not torch.compiler.is_compiling()
+        alone()
         and type(x) in TENSORS
         and ARGUMENTS.issuperset(map(type, given))
-        and torch._C._dispatch_tls_local_include_set().raw_repr() in NOBODY
         and not torch.is_autocast_enabled("cuda" if x.is_cuda else "cpu")
         and forward_ad._current_level < 0
         and not profiler._is_profiler_enabled  # which is to show the operator
@@ -225,6 +229,8 @@ def conv2d(
     """
     _tensors(prefer, x=x, w=w, b=b)
     _, _, r, s = check.dims("w", w, "(K, C/groups, R, S)")
+    if torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage]  # where sizes are tensors
+        r, s = int(r), int(s)
     steps, spread = check.pair("stride", stride, 1), check.pair("dilation", dilation, 1)
     groups = check.integer("groups", groups, 1)
     check.choice("padding_mode", padding_mode, PADDING_MODES)

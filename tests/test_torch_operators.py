@@ -5,6 +5,7 @@ import itertools
 
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounterWithBackend
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd import forward_ad
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -182,7 +183,7 @@ def test_it_compiles_without_a_break(name):
 @pytest.mark.parametrize("name", CALLS)
 def test_one_graph_serves_every_size(name):
     """With symbolic batch, height and width: what is compiled for one size is not compiled again for another."""
-    count = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
+    count = CompileCounterWithBackend("aot_eager")
     compiled = torch.compile(lambda x: CALLS[name](ours, x), fullgraph=True, backend=count)
     for shape in [(2, 4, 9, 8), (3, 4, 11, 8), (5, 4, 14, 8)]:
         x = tensor(*shape)

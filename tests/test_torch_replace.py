@@ -10,6 +10,7 @@ import weakref
 import pytest
 import torch
 from torch import nn
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -896,6 +897,28 @@ def test_inductor_compiles_it():
         expected = model(X)
         replace(model)
         close(torch.compile(model, fullgraph=True)(X), expected)
+
+
+def test_a_tracer_sees_the_parameters_themselves():
+    """And not what was folded of them before, nor does it leave behind what it made."""
+    model = settled(MODELS["sequential"]())
+    with torch.no_grad():
+        replace(model)
+        expected = model(X)
+        traced = make_fx(lambda w, x: torch.func.functional_call(model, {"0.weight": w}, (x,)))(model[0].weight, X)
+        close(traced(model[0].weight, X), expected)
+        assert (traced(2 * model[0].weight, X) - expected).abs().max() > 0.1
+        close(model(X), expected)
+
+
+def test_torchscript_traces_it():
+    model = settled(Net())
+    with torch.no_grad():
+        expected = model(X)
+        replace(model)
+        traced = torch.jit.trace(model, X)
+        assert "gpucnn::conv2d" in str(traced.inlined_graph)
+        close(traced(X), expected)
 
 
 @pytest.mark.parametrize("strict", [False, True])
