@@ -132,6 +132,8 @@ def between(name: str, array: Array, least: int, most: int, but: int | None = No
     if placement(array)[0] == "cuda":
         return
     numbers = to_numpy(array)
+    if not numbers.size or (least <= numbers.min() and numbers.max() <= most):
+        return
     wrong = numbers[((numbers < least) | (numbers > most)) & (numbers != but)]
     if wrong.size:
         other = "" if but is None else f" or {but}"

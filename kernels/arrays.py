@@ -11,7 +11,7 @@ import contextlib
 import ctypes
 import importlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from typing import Any
 
@@ -220,32 +220,37 @@ def view(array: Array, library: str) -> Array:
 
     On a GPU, call it where `launching` holds, so that no stream has to wait for another.
     """
-    own, half = library_of(array), dtype_of(array) == "bfloat16"
+    return viewer(library_of(array), library, dtype_of(array) == "bfloat16")(array)
+
+
+def viewer(own: str, library: str, half: bool) -> Callable[[Array], Array]:
+    """What `view` does with arrays of the library `own`, of bfloat16 or not."""
+    if own == library:
+        return (lambda array: array.view("int16")) if half and own == "cupy" else lambda array: array
+    import torch
+
     if library == "numpy":
-        if own == "numpy":
-            return array
-        import torch
-
-        array = array.detach()
-        return (array.view(torch.int16) if half else array).numpy()
+        return (
+            (lambda array: array.detach().view(torch.int16).numpy()) if half else lambda array: array.detach().numpy()
+        )
     if library == "torch":
-        if own == "torch":
-            return array
-        import torch
-
         if own == "numpy":
-            return torch.from_numpy(array)
-        tensor = torch.from_dlpack(array.view("int16") if half else array)
-        return tensor.view(torch.bfloat16) if half else tensor
-    if own == "cupy":
-        return array.view("int16") if half else array
+            return torch.from_numpy
+        if half:
+            return lambda array: torch.from_dlpack(array.view("int16")).view(torch.bfloat16)
+        return torch.from_dlpack
+    return _to_cupy
+
+
+def _to_cupy(array: Any) -> Any:
+    """A torch tensor; not by DLPack, which would have streams wait for each other, and takes several times as long."""
     import cupy
 
-    # Not by DLPack, which would make streams wait for each other, and takes several times as long.
-    dtype, size = np.dtype("int16" if half else dtype_of(array)), array.element_size()
+    size, name = array.element_size(), dtype_of(array)
     reach = sum((extent - 1) * stride for extent, stride in zip(array.shape, array.stride(), strict=True)) + 1
     memory = cupy.cuda.UnownedMemory(array.data_ptr(), reach * size, array, array.device.index)
     strides = tuple(stride * size for stride in array.stride())
+    dtype = "int16" if name == "bfloat16" else name
     return cupy.ndarray(tuple(array.shape), dtype, cupy.cuda.MemoryPointer(memory, 0), strides)
 
 

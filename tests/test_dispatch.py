@@ -122,6 +122,11 @@ def test_another_kind_of_problem_is_never_near(line):
     assert kind(parse(line)) != kind(LAYER)
 
 
+def test_depthwise_is_another_kind_than_grouped():
+    assert kind(parse("g16mb1ic16ih14oc16kh3ph1")) != kind(parse("g8mb1ic16ih14oc16kh3ph1"))
+    assert kind(parse("g4mb1ic16ih14oc16kh3ph1")) == kind(parse("g8mb1ic16ih14oc16kh3ph1"))
+
+
 def test_the_same_kind_whatever_the_size_bias_and_activation():
     other = parse("--bias --activation=relu mb7ic3ih100oc99kh3ph1")
     assert kind(other) == kind(LAYER)
