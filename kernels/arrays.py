@@ -1,8 +1,8 @@
 """Arrays of three libraries: NumPy, torch and CuPy; on two devices: "cpu" and "cuda".  Conversions copy nothing.
 
-No library is imported before an array of it, or a strategy that wants one, turns up.  bfloat16, which NumPy does not
-have, travels between torch and CuPy as its 16 bits: a CUDA C kernel learns its element type from the problem, not from
-the array.
+No library is imported before an array of it, or a strategy that wants one, turns up.  bfloat16, which CuPy does not
+have and NumPy only with ml_dtypes, travels as its 16 bits: a CUDA C kernel learns its element type from the problem,
+not from the array.
 """
 
 from __future__ import annotations
@@ -211,12 +211,13 @@ def scratch(elements: int, dtype: str, library: str, device: str) -> Array:
 def view(array: Array, library: str) -> Array:
     """The same memory as an array of a library; a bfloat16 one as NumPy's or CuPy's int16, whatever it comes from.
 
+    NumPy's read-only arrays too, for no kernel writes its inputs; torch would warn of each.
     On a GPU, call it where `launching` holds, so that no stream has to wait for another.
     """
     own, half = library_of(array), dtype_of(array) == "bfloat16"
     if library == "numpy":
         if own == "numpy":
-            return array
+            return array.view("int16") if half else array
         import torch
 
         array = array.detach()
@@ -226,9 +227,11 @@ def view(array: Array, library: str) -> Array:
             return array
         import torch
 
+        array = array.view("int16") if half else array
         if own == "numpy":
-            return torch.from_numpy(array)
-        tensor = torch.from_dlpack(array.view("int16") if half else array)
+            tensor = torch.from_numpy(array if array.flags.writeable else np.asarray(_Writable(array)))
+        else:
+            tensor = torch.from_dlpack(array)
         return tensor.view(torch.bfloat16) if half else tensor
     if own == "cupy":
         return array.view("int16") if half else array
@@ -237,6 +240,14 @@ def view(array: Array, library: str) -> Array:
 
     array = array.detach()
     return cupy.from_dlpack(array.view(torch.int16) if half else array)
+
+
+class _Writable:
+    """Says to NumPy that a read-only array's memory may be written."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        self.array = array  # which keeps the memory
+        self.__array_interface__ = {**array.__array_interface__, "data": (array.ctypes.data, False)}
 
 
 def to_numpy(array: Array) -> np.ndarray:

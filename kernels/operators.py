@@ -1,9 +1,9 @@
-"""The public operators: PyTorch's names, arguments and results, on NumPy, torch and CuPy arrays.
+"""The public operators: PyTorch's names, arguments and results, on NumPy, torch, CuPy and any other DLPack arrays.
 
 The arrays decide where a kernel runs.  On a GPU: there, on the caller's current stream.  On the host with `strategy`
 named: that very kernel, CUDA C through the emulator, Triton through its interpreter.  On the host with none named:
 torch's CPU kernels where torch is installed, else NumPy's.  What comes in as CuPy goes out as CuPy, torch as torch,
-NumPy as NumPy; an input in channels_last memory gives an output in channels_last memory.
+NumPy as NumPy, JAX as JAX (`interchange`); an input in channels_last memory gives an output in channels_last memory.
 
 `X_problem(...)` checks the arguments of `X(...)` and says which problem they are, without computing it.
 """
@@ -30,6 +30,7 @@ from .arrays import (
     with_layout,
 )
 from .dispatch import prepared
+from .interchange import interchanged
 from .problem import (
     ACTIVATIONS,
     DTYPES,
@@ -92,6 +93,7 @@ def _returned(array: Array, library: str, like: Array) -> Array:
 # Convolution ----------------------------------------------------------------------------------------------------------
 
 
+@interchanged
 def conv2d_problem(
     x: Array,
     w: Array,
@@ -143,6 +145,7 @@ def conv2d_problem(
     )  # fmt: skip
 
 
+@interchanged
 def conv2d(
     x: Array,
     w: Array,
@@ -249,6 +252,7 @@ def _run_pool(problem: Problem, x: Array, batch: Array, strategy: str | None) ->
     return results if "indices" in problem.outputs() else results[0]
 
 
+@interchanged
 def max_pool2d(
     x: Array,
     kernel_size: Size,
@@ -276,6 +280,7 @@ def max_pool2d(
     return _pool("max_pool2d", x, kernel_size, stride, padding, dilation, ceil_mode, strategy, return_indices=indices)
 
 
+@interchanged
 def avg_pool2d(
     x: Array,
     kernel_size: Size,
@@ -299,6 +304,7 @@ def avg_pool2d(
     return _pool("avg_pool2d", x, kernel_size, stride, padding, 1, ceil_mode, strategy, **options)
 
 
+@interchanged
 def sum_pool2d(
     x: Array,
     kernel_size: Size,
@@ -313,6 +319,7 @@ def sum_pool2d(
     return _pool("sum_pool2d", x, kernel_size, stride, padding, dilation, ceil_mode, strategy)
 
 
+@interchanged
 def lp_pool2d(
     x: Array,
     norm_type: float,
@@ -349,6 +356,7 @@ def _adaptive_pool(op: str, x: Array, output_size: Any, strategy: str | None, re
     return _run_pool(problem, x, batch, strategy)
 
 
+@interchanged
 def adaptive_avg_pool2d(x: Array, output_size: Any, *, strategy: str | None = None) -> Array:
     """Averages over windows that divide x (N,C,H,W) or (C,H,W) into (P,Q) = `output_size`: P, (P, Q), None for H or W.
 
@@ -361,6 +369,7 @@ def adaptive_avg_pool2d(x: Array, output_size: Any, *, strategy: str | None = No
     return _adaptive_pool("adaptive_avg_pool2d", x, output_size, strategy)
 
 
+@interchanged
 def adaptive_max_pool2d(
     x: Array, output_size: Any, return_indices: bool = False, *, strategy: str | None = None
 ) -> Any:
@@ -369,6 +378,7 @@ def adaptive_max_pool2d(
     return _adaptive_pool("adaptive_max_pool2d", x, output_size, strategy, indices)
 
 
+@interchanged
 def max_unpool2d(
     x: Array,
     indices: Array,
@@ -448,6 +458,7 @@ def _softmax(op: str, x: Array, axis: int, dtype: str | None, strategy: str | No
     return permuted(y, (0, 3, 1, 2)) if last else y.reshape(tuple(x.shape))
 
 
+@interchanged
 def softmax(x: Array, axis: int = -1, *, dtype: str | None = None, strategy: str | None = None) -> Array:
     """exp(x) / sum(exp(x)) along one axis of an array of any shape, computed from x less its maximum.
 
@@ -462,11 +473,13 @@ def softmax(x: Array, axis: int = -1, *, dtype: str | None = None, strategy: str
     return _softmax("softmax", x, axis, dtype, strategy)
 
 
+@interchanged
 def log_softmax(x: Array, axis: int = -1, *, dtype: str | None = None, strategy: str | None = None) -> Array:
     """The logarithm of `softmax`, computed without it, so that it does not underflow."""
     return _softmax("log_softmax", x, axis, dtype, strategy)
 
 
+@interchanged
 def cross_entropy(
     x: Array, target: Array, *, ignore_index: int = -100, reduction: str = "mean", strategy: str | None = None
 ) -> Array:
@@ -503,6 +516,7 @@ def cross_entropy(
     return y.reshape(tuple(target.shape) if reduction == "none" else ())
 
 
+@interchanged
 def flatten(x: Array, start_axis: int = 1) -> Array:
     """All axes from `start_axis` on as one, for a linear layer: (N, C, H, W) -> (N, C*H*W).
 
@@ -534,6 +548,7 @@ def flatten(x: Array, start_axis: int = 1) -> Array:
     return x.reshape((*kept, math.prod(shape[len(kept) :])))
 
 
+@interchanged
 def linear(
     x: Array,
     w: Array,
