@@ -128,15 +128,15 @@ def _taken(name: str, array: Any, libraries: Sequence[str] | None = None, **opti
             f"{name}: expected a NumPy, torch or CuPy array, or one that exports DLPack (__dlpack__ and "
             f"__dlpack_device__), got {_type(array)}"
         )
-    refusals = []
     try:
         device, index = array.__dlpack_device__()
-    except _REFUSALS as error:  # JAX: an array in parts on several devices
-        raise TypeError(f"{name} is of type {_type(array)} and on no one device: {error}") from None
+    except _REFUSALS as error:  # JAX's arrays in parts on several devices, or deleted
+        raise TypeError(f"{name} is of type {_type(array)}, which could not be taken: {error}") from None
     if device not in (*_HOST, *_GPU):
         raise TypeError(f"{name} is on a device of DLPack's type {int(device)}, expected the host or a CUDA GPU")
     if device in _GPU and not has_gpu():
         raise TypeError(f"{name} is on the GPU {index}, and this process can see none")
+    refusals = []
     for library in libraries or (("numpy", "torch") if device in _HOST else ("cupy", "torch")):
         try:
             return importlib.import_module(library).from_dlpack(array, **options)
