@@ -204,7 +204,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     try:
         x = load(options.picture)
-        palette = Image.Quantize.FASTOCTREE  # 256 colours: half of the bytes
+        palette = Image.Quantize.FASTOCTREE  # 256 colours: a quarter of the bytes
         draw(x).quantize(256, method=palette).save(options.out, "PNG", optimize=True)
     except (OSError, ValueError) as error:
         parser.error(str(error))

@@ -116,6 +116,7 @@ def test_an_edges_orientation_has_the_largest_share(pipeline, turned, channel):
     assert here.argmax() == channel
     strongest = strength[0, 0].argmax(axis=0 if turned else 1)
     assert (strongest == 9).all()
+    assert strength.max() == pytest.approx(0.5)  # from dark to bright: half of what a filter's numbers add up to
 
 
 def test_colours_say_the_orientation(pipeline):

@@ -105,6 +105,10 @@ def test_bfloat16_is_taken_by_torch():
     y = conv2d(OfTorch(x), OfTorch(w))
     assert y.dtype == torch.bfloat16
     assert (y == 18).all()
+    for dtype in (torch.int64, torch.int32):  # which NumPy would take
+        loss = cross_entropy(OfTorch(torch.zeros(2, 4).bfloat16()), OfTorch(torch.tensor([0, 3], dtype=dtype)))
+        assert loss.dtype == torch.bfloat16
+        np.testing.assert_allclose(float(loss), np.log(4), rtol=2**-8)
 
 
 def test_problems_are_said_too():
