@@ -6,6 +6,8 @@ CuPy is not installed).  Read-only memory is taken too: operators write nothing 
 Streams.  A library's own `from_dlpack` asks the exporter, by `__dlpack__(stream=...)`, to let that library's current
 stream wait for whatever still computes the array; on that stream the operator launches.  A result goes back the same
 way: the other library calls `__dlpack__` with a stream of its own, which is made to wait for the one launched on.
+DLPack has no word for when a consumer's stream is done with x: where x's library may hand its memory out again, as
+JAX's does, x has to live until the kernel has run; who keeps it until the result is used is safe.
 """
 
 from __future__ import annotations
