@@ -30,6 +30,7 @@ except ImportError:
 
 xp: Any = cupy if cupy is not None and cupy.is_available() else np
 
+CREDIT = "photographs: danielbuechele and vultilion on flickr, CC BY 2.0"  # scikit-learn's
 LUMA = (0.299, 0.587, 0.114)  # what red, green and blue add to brightness (ITU-R BT.601)
 SOBEL = [[-1, 0, 1], [-2, 0, 2], [-1, 0, 1]]
 LEVELS = 4  # of the pyramid
@@ -138,7 +139,7 @@ def mosaic(levels: Sequence[np.ndarray]) -> np.ndarray:
     return np.clip(canvas, 0, 1)
 
 
-def draw(x: Any) -> Image.Image:
+def draw(x: Any, credit: str) -> Image.Image:
     """x (N, 3, H, W), in 0 to 1: a row for each picture."""
     gray = conv2d(x, xp.asarray(np.reshape(LUMA, (1, 3, 1, 1)), "float32"))
     colours, grays = pyramid(x), pyramid(gray)
@@ -180,6 +181,8 @@ def draw(x: Any) -> Image.Image:
         axes[-1, 2].text(0.35 + 0.1 * place, -0.11, bar, color=0.85 * hue(turn), fontsize=18, weight="bold",
                          ha="center", transform=axes[-1, 2].transAxes)  # fmt: skip
 
+    figure.text(0.002, 0.02, credit, fontsize=10, color="0.35")
+
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
@@ -205,7 +208,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         x = load(options.picture)
         palette = Image.Quantize.FASTOCTREE  # 256 colours: a quarter of the bytes
-        draw(x).quantize(256, method=palette).save(options.out, "PNG", optimize=True)
+        draw(x, "" if options.picture else CREDIT).quantize(256, method=palette).save(options.out, "PNG", optimize=True)
     except (OSError, ValueError) as error:
         parser.error(str(error))
     print(f"{x.shape[0]} x {x.shape[2]} x {x.shape[3]} pixels, on {xp.__name__}'s arrays.")
