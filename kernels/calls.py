@@ -14,6 +14,7 @@ import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,7 @@ from .arrays import (
     with_layout,
 )
 from .dispatch import MOST, PREFERENCES, Bounded, prepared
+from .interchange import is_native, native
 from .problem import Problem
 from .strategy import Launch
 
@@ -58,7 +60,7 @@ class Plan:
 
 
 def call(
-    plan: Callable[..., Plan],
+    plan: FunctionType,
     arrays: tuple[Array | None, ...],
     options: tuple[Any, ...],
     strategy: str | None,
@@ -67,6 +69,10 @@ def call(
 ) -> Any:
     """What the operator returns whose arguments `plan(*arrays, *options)` checks."""
     key = _signature(plan, arrays, options, strategy, prefer)
+    if key is None and not is_native(arrays[0]):
+        names = plan.__code__.co_varnames[: len(arrays)]  # of its parameters
+        natives, give_back = native(**dict(zip(names, arrays, strict=True)), out=out)
+        return give_back(call(plan, tuple(natives[name] for name in names), options, strategy, prefer, natives["out"]))
     ready = _ready.get(key) if key is not None else None
     present = [array for array in arrays if array is not None]
     if ready is None:
@@ -93,6 +99,8 @@ def _signature(
     plan: Callable[..., Plan], arrays: tuple[Array | None, ...], options: tuple[Any, ...], *rest: Any
 ) -> tuple[Any, ...] | None:
     """Equal for calls that the same `Ready` serves; None where that cannot be said."""
+    if arrays[0] is None:
+        return None
     try:
         key = (
             plan,
@@ -169,12 +177,12 @@ class Ready:
         own = chosen.library_on(device)
         halves = [dtypes[name] == "bfloat16" for name in (*problem.inputs(), *shapes)]
         views = [viewer(self._library, own, half) for half in halves]
-        # CuPy's bfloat16 is a kernel's int16, and a user's own dtype again.
-        self._foreign = own != self._library or (own == "cupy" and any(halves))
+        # bfloat16 of CuPy or NumPy is a kernel's int16, and then the user's own dtype again.
+        self._foreign = own != self._library or (own != "torch" and any(halves))
         count = len(problem.inputs())
         self._taken, self._filled = views[:count], [] if chosen.allocates else views[count:]
         self._given = [viewer(own, self._library, half) for half in halves[count:]]
-        if self._library == "cupy":
+        if self._library != "torch":
             dtype = inputs[0].dtype
             given = zip(self._given, halves[count:], strict=True)
             self._given = [_typed(view, dtype) if half else view for view, half in given]

@@ -18,6 +18,7 @@ from typing import Any
 from . import arguments as check
 from .arrays import Array, dtype_of, empty, layout_of, library_of, permuted, placement, row_stride
 from .calls import Plan, call
+from .interchange import interchanged
 from .problem import (
     ACTIVATIONS,
     DTYPES,
@@ -52,6 +53,7 @@ def _unbatched(results: Sequence[Array]) -> Array:
 # Convolution ----------------------------------------------------------------------------------------------------------
 
 
+@interchanged
 def conv2d_problem(
     x: Array,
     w: Array,
@@ -538,6 +540,7 @@ def _cross_entropy(x: Array, target: Array, ignore_index: int, reduction: str) -
     return Plan(problem, take, lambda results: results[0].reshape(result), verify, instead=instead)
 
 
+@interchanged
 def flatten(x: Array, start_axis: int = 1) -> Array:
     """All axes from `start_axis` on as one, for a linear layer: (N, C, H, W) -> (N, C*H*W).
 
