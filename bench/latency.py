@@ -38,7 +38,6 @@ from .inputs import normals
 from .machine import Machine
 from .sampling import now_ns
 
-LIMIT_US = 10.0  # that the operator may add to its launch, and the launch to the framework's own
 ROUNDS_S, FEWEST = 0.5, 11  # of rounds for each row
 SAMPLE_US = 200.0  # that a sample on a host takes at least
 
@@ -75,10 +74,9 @@ class Latency:
         """What the operator takes longer than its prepared launch."""
         return _difference(self.call_us, self.launch_us)
 
-    @property
-    def over(self) -> bool:
+    def over(self, limit_us: float) -> bool:
         """Whether one of both is more than it may be."""
-        return max(self.launch_adds_us or 0.0, self.dispatch_adds_us) > LIMIT_US
+        return max(self.launch_adds_us or 0.0, self.dispatch_adds_us) > limit_us
 
 
 def _difference(longer_us: Sequence[float], shorter_us: Sequence[float]) -> float:
@@ -228,14 +226,10 @@ def _array(values: np.ndarray, problem: Problem, name: str, library: str, device
     elif dtype == "bfloat16":
         raise Unfit("CuPy has no bfloat16.")
     else:
-        array.set(values.astype(dtype)) if layout == "contiguous" else array.__setitem__(..., _cupy(values, dtype))
+        import cupy
+
+        array[...] = cupy.asarray(values.astype(dtype))
     return array
-
-
-def _cupy(values: np.ndarray, dtype: str) -> Any:
-    import cupy
-
-    return cupy.asarray(values.astype(dtype))
 
 
 def _operator(problem: Problem) -> Callable[..., Any]:
@@ -275,10 +269,11 @@ def _operator(problem: Problem) -> Callable[..., Any]:
 
 
 def _padding(p: ConvProblem | PoolProblem) -> tuple[tuple[int, int], tuple[int, int]]:
-    sides = p.padding_sides()
-    if min(min(side) for side in sides) < 0:
+    """Around each plane; fewer rows than a stride may be left at the end."""
+    (top, bottom), (left, right) = p.padding_sides()
+    if bottom <= -p.stride[0] or right <= -p.stride[1]:
         raise Unfit("Its last rows or columns are read by no window, which no call says.")
-    return sides
+    return (top, max(0, bottom)), (left, max(0, right))
 
 
 def _same(problem: Problem, result: Any, launched: Sequence[Any]) -> None:

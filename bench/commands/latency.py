@@ -30,6 +30,9 @@ def latency(
     layout: Layout = None,
     sweep: Sweep = None,
     device: Device = "auto",
+    limit: Annotated[
+        float, typer.Option(metavar="US", min=0.0, help="That a launch, and that an operator, may add.")
+    ] = 10.0,
     seed: Seed = 0,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, with every sample.")] = False,
     quiet: Quiet = False,
@@ -37,7 +40,7 @@ def latency(
     """Say what a call of an operator costs the host, beside its prepared launch and the framework's own function.
 
     Without SUITE, layers so small that little else is in their time: the suite `tiny`. A launch may add 10 us to the
-    framework's own call, and an operator 10 us to its launch; what is more is marked.
+    framework's own call, and an operator 10 us to its launch; what is more than --limit is marked.
 
     With --quiet stdout has nothing, or what --json asks for.
 
@@ -77,10 +80,10 @@ def latency(
     if as_json:
         print(json.dumps([_row(one) for one in found], indent=2))
     else:
-        _print(found)
+        _print(found, limit)
     for reason in reasons:
         say(reason)
-    over = sum(one.over for one in found)
+    over = sum(one.over(limit) for one in found)
     if over:
         tell(f"{counted(over, 'call')} of {len(found)} cost more than they may.")
         raise typer.Exit(1)
@@ -90,12 +93,11 @@ def _row(one: Latency) -> dict[str, object]:
     return {**vars(one), "launch_adds_us": one.launch_adds_us, "dispatch_adds_us": one.dispatch_adds_us}
 
 
-def _print(found: Sequence[Latency]) -> None:
+def _print(found: Sequence[Latency], limit_us: float) -> None:
     import statistics
 
     from rich.table import Table
 
-    from ..latency import LIMIT_US
     from ..records import label
     from ..report import figures
 
@@ -106,7 +108,7 @@ def _print(found: Sequence[Latency]) -> None:
         table.add_column(column, justify="right", no_wrap=True)
 
     def adds(us: float | None) -> str:
-        return "–" if us is None else f"{us:+.1f}{' !' if us > LIMIT_US else ''}"
+        return "–" if us is None else f"{us:+.1f}{' !' if us > limit_us else ''}"
 
     for one in found:
         medians = [figures(statistics.median(us)) if us else "–" for us in (one.own_us, one.launch_us, one.call_us)]
@@ -114,4 +116,6 @@ def _print(found: Sequence[Latency]) -> None:
         last = (adds(one.launch_adds_us), adds(one.dispatch_adds_us))
         table.add_row(operation, label(one.problem), one.library, one.strategy, *medians, *last)
     print_table(table, output())
-    say(f"Medians of {len(found[0].call_us) if found else 0} rounds and more.  !: more than {LIMIT_US:.0f} us.")
+    if found:
+        rounds = min(len(one.call_us) for one in found)
+        say(f"Medians of {counted(rounds, 'round')} and more.  !: it adds more than {limit_us:g} us.")

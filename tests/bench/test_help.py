@@ -122,6 +122,9 @@ PLANS = {
     "bench": plan_jobs,
     "verify": plan_jobs,
     "bitwise": plan_jobs,
+    "latency": lambda asked: options.selected_problems(
+        asked["sources"] or ["tiny"], *(asked[name] for name in ("operations", "batches", "dtypes", "layout", "sweep"))
+    ),
     "compare": plan_compare,
     "inspect": plan_inspect,
     "emulate": plan_emulate,
