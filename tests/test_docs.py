@@ -19,7 +19,10 @@ from gpucnn.kernels.emulator import KernelError, missing
 from gpucnn.kernels.problem import parse
 
 ROOT = Path(__file__).parent.parent
-NAMES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/bench.md", "docs/emulator.md", "docs/strategies.md")
+NAMES = (
+    "README.md", "CONTRIBUTING.md", "CHANGELOG.md",
+    "docs/bench.md", "docs/emulator.md", "docs/fastest.md", "docs/strategies.md",
+)  # fmt: skip
 DOCUMENTS = {name: (ROOT / name).read_text() for name in NAMES}
 MAKEFILE = (ROOT / "Makefile").read_text()
 
@@ -105,6 +108,16 @@ def test_the_bench_pages_kernel_is_right_and_a_wrong_one_is_not(mine, monkeypatc
     status, said = verified()
     assert status == 1
     assert "FAILED" in said
+
+
+def test_the_fastest_pages_code_runs(capsys):
+    scope: dict[str, object] = {}
+    for block in blocks("docs/fastest.md", "python"):
+        exec(block, scope)
+    said = capsys.readouterr().out
+    assert "runs torch: the fastest by the cost model" in said
+    assert "conv2d + batch norm + relu" in said
+    assert tuple(scope["y"].shape) == (1, 16, 16, 16)
 
 
 @pytest.fixture
