@@ -209,7 +209,12 @@ def test_explain_prints_the_tables_times_and_what_cannot_run(tuned, capsys):
     assert ours.endswith("old")
     assert any("torch" in line and "12.5" in line and "4096" in line for line in lines)
     assert any("numpy_fft" in line and "FAILED y[0] is wrong" in line for line in lines)
-    assert any(line.strip().startswith("cupy_direct: It runs on cuda, not on cpu. It is interpreted there where it is named, slowly.") for line in lines)
+    assert any(
+        line.strip().startswith(
+            "cupy_direct: It runs on cuda, not on cpu. It is interpreted there where it is named, slowly."
+        )
+        for line in lines
+    )
 
 
 def test_a_call_on_the_host_imports_nothing_that_is_for_a_gpu():
