@@ -1,21 +1,28 @@
-"""The example runs as its docstring says, and its maps are what the textbook says of them."""
+"""The examples run as their docstrings say, and what they find is what the textbook says of it."""
 
 import importlib.util
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-EXAMPLE = Path(__file__).parent.parent / "examples" / "filters.py"
+EXAMPLES = Path(__file__).parent.parent / "examples"
+EXAMPLE = EXAMPLES / "filters.py"
+
+
+def load(name):
+    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(scope="module")
 def filters():
-    spec = importlib.util.spec_from_file_location("filters", EXAMPLE)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load("filters")
 
 
 @pytest.fixture
@@ -88,3 +95,25 @@ def test_stages_follow_each_other(filters):
     convolved, rectified, pooled = maps.values()
     np.testing.assert_array_equal(rectified, np.maximum(convolved, 0))
     np.testing.assert_array_equal(pooled, rectified.reshape(1, -1, 3, 2, 4, 2).max((3, 5)))
+
+
+# A ResNet on digits ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def resnet_digits():
+    """On one thread, as other tests may run beside it."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield load("resnet_digits")
+    torch.set_num_threads(threads)
+
+
+def test_a_replaced_resnet_reads_digits_as_well(resnet_digits, capsys):
+    resnet_digits.main(["--epochs", "2", "--passes", "1"])
+    said = capsys.readouterr().out
+    assert "17 modules replaced, 22 fused into them" in said
+    before, after = (float(right) for right in re.findall(r"(?:before|after) +(\d+\.\d+)% right", said))
+    assert before == after
+    assert before > 80  # guessing gets 10
+    assert said.endswith("0 predictions differ.\n")
