@@ -24,6 +24,7 @@ COMMANDS = {  # mode, which is the name of its module -> the function there
     "bench": "bench",
     "verify": "verify",
     "bitwise": "bitwise",
+    "tune": "tune",
     "table": "table",
     "report": "report",
     "compare": "compare",

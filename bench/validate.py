@@ -41,6 +41,8 @@ _clock_ns = time.perf_counter_ns  # before any strategy could put another in its
 class Verdict:
     """What validation found: one of `records.VERDICTS`.  `subject` is there, and may be timed, where that is PASSED.
 
+    Of a tuner's it may be ABANDONED.
+
     tainted  the strategy did what this process cannot be trusted after
     """
 
@@ -53,6 +55,15 @@ class Verdict:
     def failed(self, message: str, tainted: bool = False) -> Verdict:
         """The same, but for what came up later."""
         return replace(self, verdict="FAILED", message=message, subject=None, tainted=self.tainted or tainted)
+
+    def abandoned(self, few_us: Sequence[float], best_us: float) -> Verdict:
+        """The same, but too slow to be timed to the end: a few samples have shown it."""
+        least_us = min(few_us)
+        message = (
+            f"it is right, but the fastest of {len(few_us)} samples took {least_us:.3g} µs, {least_us / best_us:.3g} "
+            f"times as long as the best so far, {best_us:.3g} µs"
+        )
+        return replace(self, verdict="ABANDONED", message=message, subject=None)
 
 
 @dataclass(frozen=True)
