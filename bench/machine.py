@@ -302,7 +302,10 @@ def _versions(device: str) -> dict[str, str]:
 
 @cache
 def git_state() -> tuple[str | None, bool | None]:
-    """Commit of the working tree that this package runs from, and whether its code differs, tuned tables apart; None where installed."""
+    """Commit of the working tree that this package runs from, and whether its code differs; None where installed.
+
+    Tuned tables are data: theirs may differ.
+    """
     root = Path(__file__).resolve().parents[1]
 
     def git(*words: str) -> str:
@@ -312,8 +315,7 @@ def git_state() -> tuple[str | None, bool | None]:
     try:
         if Path(git("rev-parse", "--show-toplevel")) != root:
             return None, None
-        return git("rev-parse", "HEAD"), bool(
-            git("status", "--porcelain", "--", "kernels", "reference", "bench", ":!kernels/tuned")
-        )
+        code = ("kernels", "reference", "bench", ":!kernels/tuned")
+        return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--", *code))
     except (OSError, subprocess.CalledProcessError):
         return None, None

@@ -65,7 +65,7 @@ def tune(
         str | None,
         typer.Option(
             metavar="TIME",
-            help="Begin nothing after so long: 90s, 20m, 1h. The defaults of all problems then come first. Default: do all.",
+            help="Begin nothing after so long: 90s, 20m, 1h. Defaults then come first. Default: do all.",
             show_default=False,
         ),
     ] = None,
