@@ -27,13 +27,12 @@ import json
 import math
 import re
 import shlex
+import statistics
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from ..kernels import tables
 from ..kernels.fingerprint import VENDORS, fingerprint
@@ -114,15 +113,16 @@ def interval(timing: Timing) -> tuple[float, float, float]:
 
     Of the samples below the true median the number is binomial, with mean n/2 and standard deviation sqrt(n)/2.
 
-    >>> interval(Timing("host", (1.0, 2.0, 3.0, 4.0, 5.0), (), {}))
-    (1.24692, 3.0, 4.75308)
+    >>> interval(Timing("host", (1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0), (), {}))
+    (2.0, 4.5, 7.0)
     >>> interval(Timing("host", (10.0,) * 10 + (11.0,) * 10, (), {}, second=10))
     (9.09091, 10.5, 12.1)
     """
-    reach = min(0.5, SIGMAS / 2 / math.sqrt(len(timing.cold_us)))
-    low, median, high = np.quantile(timing.cold_us, (0.5 - reach, 0.5, 0.5 + reach)).tolist()
+    ordered = sorted(timing.cold_us)
+    outside = max(0, math.floor((len(ordered) - SIGMAS * math.sqrt(len(ordered))) / 2))
+    low, high = ordered[outside], ordered[-1 - outside]
     apart = 1.0 if math.isnan(timing.noise) else 1 + timing.noise
-    return _rounded(low / apart), _rounded(median), _rounded(high * apart)
+    return _rounded(low / apart), _rounded(statistics.median(ordered)), _rounded(high * apart)
 
 
 def _rounded(value: float) -> float:

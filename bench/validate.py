@@ -59,10 +59,8 @@ class Verdict:
     def abandoned(self, few_us: Sequence[float], best_us: float) -> Verdict:
         """The same, but too slow to be timed to the end: a few samples have shown it."""
         least_us = min(few_us)
-        message = (
-            f"it is right, but the fastest of {len(few_us)} samples took {least_us:.3g} µs, {least_us / best_us:.3g} "
-            f"times as long as the best so far, {best_us:.3g} µs"
-        )
+        times = f"{_figures(least_us)} µs, {least_us / best_us:.3g} times as long as the best so far"
+        message = f"it is right, but took at least {times}, {_figures(best_us)} µs"
         return replace(self, verdict="ABANDONED", message=message, subject=None)
 
 
@@ -156,6 +154,10 @@ def after_timing(
         if faults:
             return Verdict("FAILED", "after timing: " + "; ".join(dict.fromkeys(faults)), tainted=calls.tainted)
     return Verdict("PASSED")
+
+
+def _figures(us: float) -> str:
+    return f"{us:.0f}" if us >= 1000 else f"{us:.3g}"
 
 
 def _attempt(step: str, call: Callable[[], Any]) -> Any:
