@@ -25,6 +25,7 @@ import datetime
 import hashlib
 import json
 import math
+import os
 import re
 import shlex
 import statistics
@@ -41,7 +42,7 @@ from ..kernels.problem import Problem
 from ..kernels.tables import Row, Table
 from . import UsageError, runner
 from .compilers import Compilers
-from .machine import Machine, choose_device
+from .machine import Machine, choose_device, git_state
 from .records import FAULTS, Timing
 from .sampling import Deadline
 from .worker import Outcome, Worker
@@ -365,6 +366,14 @@ def present(path: Path, hardware: Hardware) -> Table:
     except (FileNotFoundError, tables.TableError):
         return Table(hardware.name, hardware.threads)
     return table
+
+
+def table_path(out: Path | None, of: Hardware) -> Path:
+    """The table's file: what was asked for, or in that folder; in a checkout its own, unless GPUCNN_TUNED is set."""
+    if out is not None:
+        return out if out.suffix == ".json" else out / f"{of.key}.json"
+    shipped, own = tables.paths(of)
+    return shipped if git_state()[0] and not os.environ.get("GPUCNN_TUNED") else own
 
 
 def reproduction(job: runner.Job, device: str, seed: int) -> str:

@@ -18,7 +18,6 @@ from ...kernels.hardware import Hardware, hardware
 from .. import UsageError
 from ..console import Quiet, counted, output, print_table, progress, say, tell, warn
 from ..forecast import Forecast, cost
-from ..machine import git_state
 from ..options import (
     Batches,
     Device,
@@ -35,6 +34,7 @@ from ..options import (
 )
 from ..records import FAULTS, label
 from ..report import figures
+from ..tune import table_path
 
 if TYPE_CHECKING:
     from ..isolation import Isolated
@@ -103,8 +103,8 @@ def tune(
     Examples:
 
         gpucnn tune                   # the suite `smoke` on the best device
-        gpucnn tune resnet50 --mb 32 --dtype float16 --layout channels_last --budget 20m
-        gpucnn tune mb8ic64ih56oc64kh3ph1 --strategy torch --strategy 'cupy_*' --again
+        gpucnn tune resnet50 --mb 32 --dtype float16 --budget 20m
+        gpucnn tune mb8ic64ih56oc64kh3ph1 --strategy 'cupy_*' --again
         gpucnn tune --merge nvidia-h200.json other.json --out tables/
     """
     from .. import tune as tuning
@@ -123,7 +123,7 @@ def tune(
     if lacking := len({str(job.problem.unnamed()) for job in selected}) - len(problems):
         warn(f"{counted(lacking, 'problem')} no strategy of these supports: `gpucnn verify` says why")
     announce(device, worker.machine)
-    path = _path(out, hardware(worker.device))
+    path = table_path(out, hardware(worker.device))
     _check(path, hardware(worker.device))
     compilers = None
     if any(compiles(entrant.job.strategy, worker.device) for own in problems for entrant in own):
@@ -206,14 +206,6 @@ def _go_on(again: bool) -> str:
 # Where the table is ---------------------------------------------------------------------------------------------------
 
 
-def _path(out: Path | None, of: Hardware) -> Path:
-    """The table's file: of a checkout its own, unless the user has named a folder."""
-    if out is not None:
-        return out if out.suffix == ".json" else out / f"{of.key}.json"
-    shipped, own = tables.paths(of)
-    return shipped if git_state()[0] and not os.environ.get("GPUCNN_TUNED") else own
-
-
 def _check(path: Path, of: Hardware) -> None:
     """UsageError where a file cannot be read, or is a table of other hardware, which must not be set aside."""
     try:
@@ -251,7 +243,7 @@ def _merge(files: Sequence[str], out: Path | None, quiet: bool) -> None:
             raise UsageError(f"{file} is a table of {_of(other)}, and {files[0]} of {_of(first)}")
     kind = "cpu" if first.threads else "cuda"
     of = Hardware(kind, first.hardware, first.threads, *(math.nan,) * 4)  # pyright: ignore[reportArgumentType]
-    path = _path(out, of)
+    path = table_path(out, of)
     _check(path, of)
     with tables.updating(path, of, warn) as table:
         for other in others:

@@ -589,18 +589,20 @@ def test_a_budget_of_nothing_does_nothing_and_says_what_is_left(quick, run_comma
 def test_where_a_table_goes(quick, run_command, tmp_path, monkeypatch):
     """Of a checkout its own folder; the user's where that is named, and where gpucnn is installed."""
     name = f"{HARDWARE.key}.json"
-    words = ("tune", LINE, "--strategy", "numpy_fft", *CPU, "--quiet")
     monkeypatch.setattr(tables, "SHIPPED", tmp_path / "shipped")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr("gpucnn.bench.commands.tune.git_state", lambda: ("abc", False))
-    assert run_command(*words)[1] == f"{tmp_path}/shipped/{name}\n"
-    monkeypatch.setattr("gpucnn.bench.commands.tune.git_state", lambda: (None, None))
-    assert run_command(*words)[1] == f"{tmp_path}/cache/gpucnn/{name}\n"
-    monkeypatch.setattr("gpucnn.bench.commands.tune.git_state", lambda: ("abc", False))
+    monkeypatch.setattr(tune, "git_state", lambda: ("abc", False))
+    assert tune.table_path(None, HARDWARE) == tmp_path / "shipped" / name
+    monkeypatch.setattr(tune, "git_state", lambda: (None, None))
+    assert tune.table_path(None, HARDWARE) == tmp_path / "cache" / "gpucnn" / name
+    monkeypatch.setattr(tune, "git_state", lambda: ("abc", False))
     monkeypatch.setenv("GPUCNN_TUNED", str(tmp_path / "own"))
-    assert run_command(*words)[1] == f"{tmp_path}/own/{name}\n"
-    assert run_command(*words, "--out", "x/y.json")[1] == "x/y.json\n"
-    assert run_command(*words, "--out", "x")[1] == f"x/{name}\n"
+    assert tune.table_path(None, HARDWARE) == tmp_path / "own" / name
+    assert tune.table_path(Path("x/y.json"), HARDWARE) == Path("x/y.json")
+    assert tune.table_path(Path("x"), HARDWARE) == Path("x") / name
+    done = run_command("tune", LINE, "--strategy", "numpy_fft", *CPU, "--quiet")
+    assert done[1] == f"{tmp_path}/own/{name}\n"
+    assert (tmp_path / "own" / name).exists()
 
 
 @pytest.mark.parametrize(
