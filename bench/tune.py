@@ -15,7 +15,8 @@ Problems come in order of what they are worth: how often they occur times the fl
 account.  Where time is short the defaults of all problems come before the other configurations of any.
 
 A strategy's rows are in the file as soon as its default has been tried, and again when all its configurations have;
-until then they say how many are `untried`.  So whatever ends a run costs it what one strategy has tried since.
+until then they say how many are `untried`.  So `kill -9` costs a run what one strategy has tried since, and Ctrl-C
+nothing but the configuration that it was at.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ MESSAGE = 400  # characters of a message that a table has
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
-@dataclass
+@dataclass(eq=False)
 class Entrant:
     """A strategy on a problem, the rows that its configurations have got, and how many of them have been tried."""
 
@@ -75,6 +76,10 @@ class Entrant:
         return self.job.strategy.name in VENDORS
 
     @property
+    def untried(self) -> int:
+        return len(self.configs) - self.tried
+
+    @property
     def best_us(self) -> float:
         return min((row.time_us for row in self.rows if row.timed), default=math.inf)
 
@@ -84,7 +89,7 @@ class Entrant:
         return [dataclasses.replace(self.job, config=config) for config in configs]
 
 
-def entrants(jobs: Iterable[runner.Job], hardware: Hardware) -> list[list[Entrant]]:
+def entrants(jobs: Sequence[runner.Job], hardware: Hardware) -> list[list[Entrant]]:
     """Of each problem those that support it, the vendor's first; the problems in order of what they are worth."""
     found: dict[str, list[Entrant]] = {}
     worth: defaultdict[str, float] = defaultdict(float)
@@ -96,7 +101,7 @@ def entrants(jobs: Iterable[runner.Job], hardware: Hardware) -> list[list[Entran
         if all(other.job.strategy is not job.strategy for other in own):
             job = dataclasses.replace(job, problem=problem)
             own.append(Entrant(job, job.strategy.configs(problem) or [{}], fingerprint(job.entry)))
-    for problem in {id(job.problem): job.problem for job in jobs}.values():
+    for problem in dict.fromkeys(job.problem for job in jobs):
         worth[str(problem.unnamed())] += problem.count * floor_s(problem, hardware)
     for own in found.values():
         own.sort(key=lambda entrant: not entrant.vendor)
@@ -149,34 +154,33 @@ def now() -> str:
 # A run ----------------------------------------------------------------------------------------------------------------
 
 
-def provenance(machine: Machine, problems: Iterable[Problem]) -> dict[str, Any]:
-    """Where a run is made, with what of the ceilings its problems meet; they are measured now."""
-    run = dataclasses.asdict(machine.provenance())
-    del run["gauges"]
-    rates: dict[str, float] = {}
-    for problem in problems:
-        name = "tf32" if getattr(problem, "allow_tf32", False) else problem.dtype
-        if name not in rates:
-            rates[name] = _rounded(machine.rate_gflops(problem))
-    return {**run, "copy_gbs": _rounded(machine.copy_gbs()), "rate_gflops": rates}
-
-
 @dataclass(frozen=True)
 class Run:
-    """A run, as the table's rows refer to it."""
+    """Where and how rows were made, and the short name by which they refer to that."""
 
+    name: str
     provenance: Mapping[str, Any]
 
-    @property
-    def name(self) -> str:
-        return hashlib.sha256(json.dumps(self.provenance, sort_keys=True).encode()).hexdigest()[:8]
+    @classmethod
+    def of(cls, machine: Machine, problems: Iterable[Problem], seed: int) -> Run:
+        """With those of the machine's ceilings that its problems meet, which are measured now."""
+        provenance = dataclasses.asdict(machine.provenance())
+        del provenance["gauges"]
+        rates: dict[str, float] = {}
+        for problem in problems:
+            arithmetic = "tf32" if getattr(problem, "allow_tf32", False) else problem.dtype
+            if arithmetic not in rates:
+                rates[arithmetic] = _rounded(machine.rate_gflops(problem))
+        provenance |= {"seed": seed, "copy_gbs": _rounded(machine.copy_gbs()), "rate_gflops": rates}
+        return cls(hashlib.sha256(json.dumps(provenance, sort_keys=True).encode()).hexdigest()[:8], provenance)
 
 
 @dataclass(frozen=True)
 class Tried:
     """A configuration that has been tried, and its row; None where the strategy does not support the problem."""
 
-    job: runner.Job
+    entrant: Entrant
+    config: Mapping[str, Any]
     row: Row | None
 
 
@@ -218,19 +222,18 @@ class Tuner:
         for own in problems:
             self._taken_from(there, own)
 
-    def left(self) -> list[runner.Job]:
-        """Every configuration that has not been tried, and may yet be."""
-        return [job for own in self.problems for entrant in own for job in entrant.left()]
+    def left(self) -> list[Entrant]:
+        """Each as often as it has configurations that may yet be tried."""
+        return [entrant for own in self.problems for entrant in own for _ in range(entrant.untried)]
 
     def spent(self) -> bool:
         return self._deadline is not None and self._deadline.left_s() <= 0
 
     def run(self) -> Iterator[Tried]:
         """Try what is left, and write it into the table.  Ends early where the budget is spent."""
-        left = {str(job.problem): job.problem for job in self.left()}
-        if not left:
+        if not (left := self.left()):
             return
-        self._run = Run({**provenance(self._worker.machine, left.values()), "seed": self._seed})
+        self._run = Run.of(self._worker.machine, (entrant.job.problem for entrant in left), self._seed)
         steps = self._steps()
         for number, (own, first) in enumerate(steps):
             self._taken_from(present(self.path, self._hardware), own)
@@ -238,10 +241,12 @@ class Tuner:
             self._compile(turns, first, steps[number + 1] if number + 1 < len(steps) else None)
             for entrant in turns:
                 before = entrant.tried
-                while (jobs := entrant.left(first)) and not self.spent():
-                    yield self._try(entrant, jobs[0], own)
-                if entrant.tried > before:
-                    self._write(entrant)
+                try:
+                    while (jobs := entrant.left(first)) and not self.spent():
+                        yield self._try(entrant, jobs[0], own)
+                finally:  # however the run ends
+                    if entrant.tried > before:
+                        self._write(entrant)
             if self.spent():
                 return
 
@@ -271,15 +276,15 @@ class Tuner:
         entrant.tried += 1
         if outcome.verdict.verdict == "UNSUPPORTED":  # as the process that runs it knows
             entrant.tried = len(entrant.configs)
-            return Tried(job, None)
+            return Tried(entrant, job.config or {}, None)
         row = self._row(job, outcome, entrant)
-        others = len(entrant.configs) - entrant.tried
+        others = entrant.untried
         if others and (why := self._given_up(entrant, row, outcome, best_us)):
             left_out = f"its {others} other configurations are" if others > 1 else "its other configuration is"
             row = dataclasses.replace(row, message=f"{row.message}; {why}: {left_out} not tried")
             entrant.tried = len(entrant.configs)
         entrant.rows.append(row)
-        return Tried(job, row)
+        return Tried(entrant, row.config, row)
 
     def _given_up(self, entrant: Entrant, row: Row, outcome: Outcome, best_us: float) -> str | None:
         """Why a strategy's other configurations need not be tried after this one."""
@@ -332,13 +337,12 @@ class Tuner:
     def _write(self, entrant: Entrant) -> None:
         assert self._run is not None
         rows = kept(entrant.rows)
-        untried = len(entrant.configs) - entrant.tried
         with tables.updating(self.path, self._hardware, self._warn) as table:
             if _tried(self._counting(table, entrant), entrant) > entrant.tried:  # another process has done more
                 self._taken_from(table, [entrant])
             elif rows:
                 table.runs[self._run.name] = dict(self._run.provenance)
-                table.put(entrant.problem, [dataclasses.replace(row, untried=untried) for row in rows])
+                table.put(entrant.problem, [dataclasses.replace(row, untried=entrant.untried) for row in rows])
 
 
 def _tried(rows: Sequence[Row], entrant: Entrant) -> int:

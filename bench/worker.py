@@ -91,7 +91,7 @@ class Compile:
     emulated: Options
 
     def carried_out(self, judge: InProcess, steps: Steps) -> None:
-        steps("compilation")
+        steps("compiling ahead")
         with _emulated(self.emulated):
             load(self.entry).prepare(parse(self.problem), judge.device, **self.config)
 

@@ -169,21 +169,19 @@ def _run(tuner: Tuner, tried: list[Tried], budget_s: float | None, device: str) 
     from .. import runner
 
     left = tuner.left()
-    forecast = Forecast([cost(job.problem, job.strategy, device) for job in left], runner.MEASUREMENT_S, budget_s)
+    costs = {entrant: cost(entrant.job.problem, entrant.job.strategy, device) for entrant in left}
+    forecast = Forecast([costs[entrant] for entrant in left], runner.MEASUREMENT_S, budget_s)
     with progress(len(left), forecast) as advance:
-        before = len(left)
         for one in tuner.run():
             tried.append(one)
-            left = tuner.left()
-            costs = [cost(job.problem, job.strategy, device) for job in (one.job, *left)]
-            forecast.costs = [*forecast.costs[: forecast.done], *costs]
+            before, left = len(left), tuner.left()
+            forecast.costs = [*forecast.costs[: forecast.done], *(costs[entrant] for entrant in (one.entrant, *left))]
             advance(one.row.verdict if one.row else "UNSUPPORTED", _line(one), before - len(left))
-            before = len(left)
 
 
 def _line(one: Tried) -> str:
     """A configuration that was tried, in one line."""
-    what = f"{one.job.strategy.name} {label(str(one.job.problem))}{_config(one.job.config)}"
+    what = f"{one.entrant.job.strategy.name} {label(one.entrant.problem)}{_config(one.config)}"
     if one.row is None:
         return f"UNSUPPORTED {what}"
     return f"{one.row.verdict} {what} {f'{figures(one.row.time_us)} µs' if one.row.timed else one.row.message}"

@@ -212,7 +212,7 @@ def test_what_supports_no_problem_is_no_entrant():
 def test_what_the_table_has_is_not_tried_again(tuner):
     list(tuner([A, VENDOR], TIMES).run())
     made = tuner([A, B, VENDOR], TIMES)
-    assert [job.strategy.name for job in made.left()] == ["b"] * 3
+    assert [entrant.job.strategy.name for entrant in made.left()] == ["b"] * 3
     list(made.run())
     assert made.asked.asked == [("b1", 10.0), ("b2", 10.0), ("b3", 9.0)]
     assert list(tuner([A, B, VENDOR], TIMES).run()) == []
@@ -225,17 +225,20 @@ def test_what_has_no_time_is_not_tried_again_either(verdict, tuner):
 
 
 @pytest.mark.parametrize("ended_after", range(7))
-def test_a_run_that_is_ended_loses_what_one_strategy_has_tried(ended_after, tuner):
-    """And the next goes on with it: each configuration once, but for those of one strategy."""
+@pytest.mark.parametrize("killed", [False, True], ids=["Ctrl-C", "kill -9"])
+def test_a_run_that_is_ended_loses_what_one_strategy_has_tried(killed, ended_after, tuner, monkeypatch):
+    """Where it is killed; else nothing.  The next goes on with it: each other configuration once."""
     first = tuner([A, B, VENDOR], TIMES)
     running = first.run()
     for _ in range(ended_after):
         next(running, None)
-    running.close()  # before the strategy that it is at is written
+    if killed:
+        monkeypatch.setattr(first, "_write", lambda entrant: None)  # of the strategy that it is at
+    running.close()
     second = tuner([A, B, VENDOR], TIMES)
     list(second.run())
     again = [name for name in second.asked.names if name in first.asked.names]
-    assert len({name[0] for name in again}) <= 1
+    assert len({name[0] for name in again}) <= killed
     assert {*first.asked.names, *second.asked.names} == set(TIMES)
     assert list(rows(second.path)) == ["b2", "torch", "a2"]
     assert {row.untried for row in rows(second.path).values()} == {0}
@@ -454,8 +457,8 @@ def harmful(tmp_path):
 def test_a_configuration_that_crashes_or_hangs_costs_itself(ahead, quick, harmful, tmp_path, monkeypatch):
     """Where it is measured, and in the processes that compile, which know nothing of the others."""
     monkeypatch.setattr("gpucnn.bench.isolation.PATIENCE", {})
-    pool = Compilers("cpu", 2, 2.0) if ahead else None
-    with Isolated("cpu", 2.0) as isolated:
+    pool = Compilers("cpu", 2, 3.0) if ahead else None
+    with Isolated("cpu", 3.0) as isolated:
         made = Tuner(tune.entrants([harmful], HARDWARE), isolated, tmp_path / "t.json", HARDWARE, compilers=pool)
         tried = list(made.run())
     if pool:
@@ -465,8 +468,8 @@ def test_a_configuration_that_crashes_or_hangs_costs_itself(ahead, quick, harmfu
     assert verdicts[3] in ("PASSED", "ABANDONED")
     found = rows(made.path)
     assert "SIGSEGV" in found["harmfulcrash"].message
-    assert "did not end within 2 s" in found["harmfulhang"].message
-    assert found["harmfulright"].timed or found["harmfulalso right"].timed
+    assert "did not end within 3 s" in found["harmfulhang"].message
+    assert any(row.timed for row in found.values())
 
 
 # Compiling ahead ------------------------------------------------------------------------------------------------------
