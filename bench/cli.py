@@ -25,6 +25,7 @@ COMMANDS = {  # mode, which is the name of its module -> the function there
     "verify": "verify",
     "bitwise": "bitwise",
     "latency": "latency",
+    "tune": "tune",
     "table": "table",
     "report": "report",
     "compare": "compare",
