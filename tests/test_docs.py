@@ -181,7 +181,7 @@ def test_readme_code_runs():
     for line in program.splitlines():
         exec(compile(line, "README.md", "exec"), names)
         if shape := re.search(r"# (\(\d[\d, ]+\))$", line):
-            assert str(names[line.partition(" ")[0].rstrip(",")].shape) == shape[1]
+            assert str(tuple(names[line.partition(" ")[0].rstrip(",")].shape)) == shape[1]
             shapes += 1
     assert shapes == 5
 
