@@ -61,8 +61,10 @@ gpu: ## tests, verification and suites on a GPU, by PYTHON as it is; BUDGET_S=se
 	@PYTHONPATH=$(CURDIR)/build/path $(PYTHON) -m gpucnn.bench.gpu --budget-s $(BUDGET_S) $(if $(OUT),--out $(OUT))
 
 .PHONY: example
-example: .venv/.installed ## run filters over a photograph: docs/feature_maps.png
+example: .venv/.installed ## filters, and an image pipeline, over photographs: docs/feature_maps.png, cupy_pipeline.png
 	@$(BIN)/python examples/filters.py --out docs/feature_maps.png
+	@$(BIN)/python examples/cupy_pipeline.py --out docs/cupy_pipeline.png
+	@$(BIN)/python examples/resnet_digits.py
 
 .PHONY: report
 report: .venv/.installed ## put the committed records' plot and table into README.md

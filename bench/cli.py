@@ -24,6 +24,8 @@ COMMANDS = {  # mode, which is the name of its module -> the function there
     "bench": "bench",
     "verify": "verify",
     "bitwise": "bitwise",
+    "latency": "latency",
+    "tune": "tune",
     "table": "table",
     "report": "report",
     "compare": "compare",

@@ -117,8 +117,10 @@ def one_of(option: str, values: Collection[str], allowed: Collection[str]) -> li
 @contextlib.contextmanager
 def progress(
     total: int, forecast: Forecast | None = None, faults: Collection[str] = FAULTS
-) -> Iterator[Callable[[str, str], None]]:
-    """Gives `advance(verdict, line)`, to be called when one of `total` jobs is done; `faults` are the bad verdicts.
+) -> Iterator[Callable[..., None]]:
+    """Gives `advance(verdict, line, jobs=1)`, to be called when one of `total` jobs is done; `faults` are bad verdicts.
+
+    `jobs` counts with it those that need not be done any more.
 
     On a terminal a bar below the lines of faults; elsewhere every line, counted; with --quiet those of faults alone.
     With a forecast, which is advanced here too, they say how much time is left.
@@ -139,22 +141,23 @@ def progress(
     with bar:
         task = bar.add_task("", total=total, done=0, jobs=total, forecast=forecast)
 
-        def advance(verdict: str, line: str) -> None:
+        def advance(verdict: str, line: str, jobs: int = 1) -> None:
             line = line.rstrip()
             if forecast is not None:
                 forecast.advance()
             if verdict in faults:
                 bar.console.print(Text(line, "red"), soft_wrap=True)  # so that a command in it can be copied
-            bar.update(task, advance=1, description=line, done=bar.tasks[0].fields["done"] + 1)
+            bar.update(task, advance=jobs, description=line, done=bar.tasks[0].fields["done"] + jobs)
 
         yield advance
 
 
-def _lines(total: int, forecast: Forecast | None, faults: Collection[str]) -> Callable[[str, str], None]:
-    done = iter(range(1, total + 1))
+def _lines(total: int, forecast: Forecast | None, faults: Collection[str]) -> Callable[..., None]:
+    count = 0
 
-    def advance(verdict: str, line: str) -> None:
-        count, line = next(done), line.rstrip()
+    def advance(verdict: str, line: str, jobs: int = 1) -> None:
+        nonlocal count
+        count, line = count + jobs, line.rstrip()
         if forecast is not None:
             forecast.advance()
         if not _quiet:

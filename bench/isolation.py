@@ -30,7 +30,7 @@ from .machine import Machine, host_free_bytes, thread_variables
 from .own import Described, Source
 from .records import Provenance
 from .validate import Verdict
-from .worker import Began, Describe, Description, Messages, Outcome, Ready, Settings, Task, send
+from .worker import Began, Compile, Describe, Description, Messages, Outcome, Ready, Settings, Task, send
 
 _now = time.monotonic
 STEP_S = 60.0  # that a step may take, by default
@@ -120,9 +120,9 @@ class Isolated:
             raise source.unusable(answer.why)
         return answer.found
 
-    def run(self, job: runner.Job, seed: int, budget_s: float | None) -> Outcome:
+    def run(self, job: runner.Job, seed: int, budget_s: float | None, *, best_us: float | None = None) -> Outcome:
         try:
-            outcome = self._asked(job, seed, budget_s)
+            outcome = self._asked(job, seed, budget_s, best_us)
         except Lost as lost:
             self._discard()
             outcome = Outcome(Verdict("FAILED", str(lost)), self.machine.provenance())
@@ -181,9 +181,19 @@ class Isolated:
         self._used = True
         return answer
 
-    def _asked(self, job: runner.Job, seed: int, budget_s: float | None) -> Outcome:
+    def compile(self, job: runner.Job) -> bool:
+        """Prepare it, so that caches on disk have its kernels; whether the process is of use after it."""
+        task = Compile(str(job.problem), job.entry, job.config or {}, options())
+        try:
+            self._answered_once(task, self._timeout_s or limit_s(job.strategy, self.device))
+        except Lost:
+            self.close()
+            return False
+        return True
+
+    def _asked(self, job: runner.Job, seed: int, budget_s: float | None, best_us: float | None) -> Outcome:
         text = job.source.text if job.source else None
-        task = Task(str(job.problem), job.entry, seed, budget_s, options(), text)
+        task = Task(str(job.problem), job.entry, seed, budget_s, options(), text, job.config, best_us)
         outcome = self._answered(task, self._timeout_s or limit_s(job.strategy, self.device, budget_s))
         verdict = outcome.verdict
         if verdict.verdict == "FAILED" and "raised" in verdict.message and (said := self._said()):

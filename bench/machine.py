@@ -117,7 +117,7 @@ class Machine:
 
     def provenance(self) -> Provenance:
         """Of a record that is made now."""
-        commit, dirty = _git_state()
+        commit, dirty = git_state()
         return Provenance(
             utc=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
             host=platform.node(),
@@ -301,8 +301,11 @@ def _versions(device: str) -> dict[str, str]:
 
 
 @cache
-def _git_state() -> tuple[str | None, bool | None]:
-    """Commit of the working tree that this package runs from, and whether its code differs; None where installed."""
+def git_state() -> tuple[str | None, bool | None]:
+    """Commit of the working tree that this package runs from, and whether its code differs; None where installed.
+
+    Tuned tables are data: theirs may differ.
+    """
     root = Path(__file__).resolve().parents[1]
 
     def git(*words: str) -> str:
@@ -312,6 +315,7 @@ def _git_state() -> tuple[str | None, bool | None]:
     try:
         if Path(git("rev-parse", "--show-toplevel")) != root:
             return None, None
-        return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--", "kernels", "reference", "bench"))
+        code = ("kernels", "reference", "bench", ":!kernels/tuned")
+        return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--", *code))
     except (OSError, subprocess.CalledProcessError):
         return None, None

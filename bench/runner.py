@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ..kernels.emulator import ORDERS, options
 from ..kernels.problem import SIZES, Problem, Shape
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 MEASUREMENT_S = 0.4  # of sampling for each strategy on each problem, where no time budget is given
 TIMED_SHARE = 0.5  # of a time budget; the rest is for validation
 STAGES_SHARE = 0.2  # of a measurement, where a launch has several stages
+HOPELESS = 2.0  # times as long as the best so far, at its fastest, and a configuration is not timed to the end
 ROTATED = 3  # sets of arrays that samples take in turn, where they fit into an eighth of the free memory
 
 
@@ -44,11 +45,16 @@ class Named(Protocol):
 
 @dataclass(frozen=True)
 class Job:
-    """One strategy on one problem.  `source`: of a person's own strategy, for which an `own.Described` may stand."""
+    """One strategy on one problem.
+
+    source  of a person's own strategy, for which an `own.Described` may stand
+    config  one of `strategy.configs(problem)`; by default the first
+    """
 
     problem: Problem
     strategy: Strategy
     source: Source | None = None
+    config: Mapping[str, Any] | None = dataclasses.field(default=None, hash=False)
 
     @property
     def entry(self) -> str:

@@ -22,6 +22,7 @@ import numpy as np
 ENOUGH = 10  # samples of a run, of which the stopping rule needs this many
 FEWEST = 3  # samples of a run, where ten would cost more than the budget
 STEADY = 0.01  # relative standard error of the median at which a run stops
+FEW, FEW_S = 5, 0.1  # samples that tell how fast a launch can be; fewer where they take longer together
 COLD_SHARE, WARM_SHARE = 0.375, 0.25  # of the budget: the first run of cold samples, the warm ones; the second the rest
 
 Call = Callable[[], Any]
@@ -75,6 +76,15 @@ def collect(sample: Sample, budget_s: float) -> tuple[float, ...]:
     deadline = Deadline(budget_s)
     while not samples or not enough([samples], deadline.left_s() <= 0):
         samples.append(sample())
+    return tuple(samples)
+
+
+def few(sample: Sample) -> tuple[float, ...]:
+    """FEW samples, or fewer that take FEW_S together."""
+    samples: list[float] = []
+    with without_gc():
+        while len(samples) < FEW and sum(samples) < FEW_S * 1e6:
+            samples.append(sample())
     return tuple(samples)
 
 

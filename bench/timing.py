@@ -22,7 +22,7 @@ import numpy as np
 from .buffers import Subject
 from .clocks import sm_clock
 from .records import Timing
-from .sampling import Call, Part, Sample, collect, in_turn, now_ns, rounds, two_runs
+from .sampling import Call, Part, Sample, collect, few, in_turn, now_ns, rounds, two_runs
 from .selftest import GpuSpin, HostSpin, Spin
 from .selftest import self_test as self_test
 
@@ -38,6 +38,10 @@ class Timer(Protocol):
 
     def measure(self, calls: Sequence[Call], budget_s: float) -> Timing:
         """Sample launches of the same work on different memory, in turn; roughly `budget_s` in all."""
+        ...
+
+    def few(self, call: Call) -> tuple[float, ...]:
+        """A few cold samples of a launch that has been made before: how fast it can be, roughly."""
         ...
 
     def split(self, parts: Sequence[Part], budget_s: float) -> dict[str, tuple[float, ...]]:
@@ -110,6 +114,9 @@ class HostTimer:
         taken = two_runs(self._cold(calls), lambda: self.sample(calls[0]), budget_s)
         return self._timing(taken.cold_us, taken.warm_us, taken.second)
 
+    def few(self, call: Call) -> tuple[float, ...]:
+        return few(self._cold([call]))
+
     def split(self, parts: Sequence[Part], budget_s: float) -> dict[str, tuple[float, ...]]:
         return rounds(parts, self._flush, self.sample, budget_s)
 
@@ -173,6 +180,11 @@ class GpuTimer:
         return self._timing(
             method, taken.cold_us, guard.discarded, warm_us=taken.warm_us, second=taken.second, launch_us=launch_us
         )
+
+    def few(self, call: Call) -> tuple[float, ...]:
+        with self.on_stream(self.stream):
+            _, launches = self.launches([call])
+            return few(_Guard(self._clock.low).sampled(self._cold(launches)))
 
     def split(self, parts: Sequence[Part], budget_s: float) -> dict[str, tuple[float, ...]]:
         with self.on_stream(self.stream):

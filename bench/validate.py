@@ -41,6 +41,8 @@ _clock_ns = time.perf_counter_ns  # before any strategy could put another in its
 class Verdict:
     """What validation found: one of `records.VERDICTS`.  `subject` is there, and may be timed, where that is PASSED.
 
+    Of a tuner's it may be ABANDONED.
+
     tainted  the strategy did what this process cannot be trusted after
     """
 
@@ -53,6 +55,13 @@ class Verdict:
     def failed(self, message: str, tainted: bool = False) -> Verdict:
         """The same, but for what came up later."""
         return replace(self, verdict="FAILED", message=message, subject=None, tainted=self.tainted or tainted)
+
+    def abandoned(self, few_us: Sequence[float], best_us: float) -> Verdict:
+        """The same, but too slow to be timed to the end: a few samples have shown it."""
+        least_us = min(few_us)
+        times = f"{_figures(least_us)} µs, {least_us / best_us:.3g} times as long as the best so far"
+        message = f"it is right, but took at least {times}, {_figures(best_us)} µs"
+        return replace(self, verdict="ABANDONED", message=message, subject=None)
 
 
 @dataclass(frozen=True)
@@ -145,6 +154,10 @@ def after_timing(
         if faults:
             return Verdict("FAILED", "after timing: " + "; ".join(dict.fromkeys(faults)), tainted=calls.tainted)
     return Verdict("PASSED")
+
+
+def _figures(us: float) -> str:
+    return f"{us:.0f}" if us >= 1000 else f"{us:.3g}"
 
 
 def _attempt(step: str, call: Callable[[], Any]) -> Any:

@@ -11,6 +11,7 @@ import ctypes
 import dataclasses
 import faulthandler
 import gc
+import math
 import os
 import pickle
 import signal
@@ -19,7 +20,7 @@ import struct
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -60,6 +61,8 @@ class Task:
     entry     what `kernels.strategy.load` takes, with
     text      where it is a person's file
     budget_s  of sampling; None where nothing is to be timed
+    config    as `runner.Job` has it
+    best_us   as `InProcess.run` takes it
     """
 
     problem: str
@@ -68,12 +71,34 @@ class Task:
     budget_s: float | None
     emulated: Options
     text: bytes | None = None
+    config: Mapping[str, Any] | None = None
+    best_us: float | None = None
 
     def carried_out(self, judge: InProcess, steps: Steps) -> Outcome:
         steps("compilation")
-        job = runner.Job(parse(self.problem), load(self.entry, self.text))
-        with configure(**{field.name: getattr(self.emulated, field.name) for field in dataclasses.fields(Options)}):
-            return judge.run(job, self.seed, self.budget_s, steps)
+        job = runner.Job(parse(self.problem), load(self.entry, self.text), config=self.config)
+        with _emulated(self.emulated):
+            return judge.run(job, self.seed, self.budget_s, steps, self.best_us)
+
+
+@dataclass(frozen=True)
+class Compile:
+    """A configuration of a registry's strategy on a problem: prepared, so that caches on disk have its kernels."""
+
+    problem: str
+    entry: str
+    config: Mapping[str, Any]
+    emulated: Options
+
+    def carried_out(self, judge: InProcess, steps: Steps) -> None:
+        steps("compiling ahead")
+        with _emulated(self.emulated):
+            load(self.entry).prepare(parse(self.problem), judge.device, **self.config)
+
+
+def _emulated(wanted: Options) -> contextlib.AbstractContextManager[Any]:
+    """CUDA C runs on the host as it would in the process that asks."""
+    return configure(**{field.name: getattr(wanted, field.name) for field in dataclasses.fields(Options)})
 
 
 @dataclass(frozen=True)
@@ -107,7 +132,8 @@ class Description:
 class Outcome:
     """What became of a job.
 
-    clean  whether the process may judge another strategy
+    clean     whether the process may judge another strategy
+    least_us  the fastest of a few samples, where it was ABANDONED for them
     """
 
     verdict: Verdict
@@ -118,6 +144,7 @@ class Outcome:
     workspace_bytes: int | None = None
     spent_s: dict[str, float] = dataclasses.field(default_factory=dict)
     clean: bool = True
+    least_us: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -151,8 +178,8 @@ class Worker(Protocol):
         """What persons' own files give.  Raises UsageError for one that gives no strategy."""
         ...
 
-    def run(self, job: runner.Job, seed: int, budget_s: float | None) -> Outcome:
-        """Validate, and time for `budget_s` where that is not None."""
+    def run(self, job: runner.Job, seed: int, budget_s: float | None, *, best_us: float | None = None) -> Outcome:
+        """Validate, and time for `budget_s` where that is not None; what is hopeless beside `best_us` is ABANDONED."""
         ...
 
     def close(self) -> None: ...
@@ -207,12 +234,24 @@ class InProcess:
                 raise source.unusable(source.fault(error)) from error
         return found
 
-    def run(self, job: runner.Job, seed: int, budget_s: float | None, steps: Steps | None = None) -> Outcome:
+    def run(
+        self,
+        job: runner.Job,
+        seed: int,
+        budget_s: float | None,
+        steps: Steps | None = None,
+        best_us: float | None = None,
+    ) -> Outcome:
+        """Validate, and time for `budget_s` where that is not None.
+
+        Where the best so far takes `best_us`, and the fastest of a few samples `runner.HOPELESS` times that, the
+        verdict is ABANDONED in place of PASSED, and there is no timing.
+        """
         steps = steps or Steps()
         outcome = Outcome(Verdict("FAILED"), self.machine.provenance())
         threads = threading.active_count()
         try:
-            outcome = self._judged(job, seed, budget_s, steps, outcome)
+            outcome = self._judged(job, seed, budget_s, steps, outcome, best_us)
         except Exception as error:  # a strategy may raise anything, wherever it is asked
             outcome = dataclasses.replace(outcome, verdict=Verdict("FAILED", raised(steps.name, error)))
         steps.end()
@@ -227,8 +266,16 @@ class InProcess:
             outcome, verdict=verdict, provenance=self.machine.provenance(), spent_s=steps.spent_s, clean=clean
         )
 
-    def _judged(self, job: runner.Job, seed: int, budget_s: float | None, steps: Steps, outcome: Outcome) -> Outcome:
-        machine, problem, strategy = self.machine, job.problem, job.strategy
+    def _judged(
+        self,
+        job: runner.Job,
+        seed: int,
+        budget_s: float | None,
+        steps: Steps,
+        outcome: Outcome,
+        best_us: float | None,
+    ) -> Outcome:
+        machine, problem, strategy, config = self.machine, job.problem, job.strategy, job.config or {}
         steps("reference")
         reason = runner.too_large(problem, machine)
         if reason:
@@ -238,16 +285,23 @@ class InProcess:
             answers = self._oracles(problem, seed)
             for oracle in answers:
                 _ = oracle.expected
-            flops, workspace = strategy.executed_flops(problem), strategy.workspace_bytes(problem)
+            flops = None if job.config else strategy.executed_flops(problem)  # which is of the default
+            workspace = strategy.workspace_bytes(problem, **config)
             outcome = dataclasses.replace(outcome, executed_flops=flops, workspace_bytes=workspace)
-        verdict = validate(strategy, problem, machine, answers, began=steps)
+        verdict = validate(strategy, problem, machine, answers, began=steps, **config)
         outcome = dataclasses.replace(outcome, verdict=verdict)
         if verdict.subject is None or budget_s is None:
             return outcome
-        return self._timed(job, answers, budget_s, steps, outcome)
+        return self._timed(job, answers, budget_s, steps, outcome, best_us)
 
     def _timed(
-        self, job: runner.Job, answers: Sequence[Oracle], budget_s: float, steps: Steps, outcome: Outcome
+        self,
+        job: runner.Job,
+        answers: Sequence[Oracle],
+        budget_s: float,
+        steps: Steps,
+        outcome: Outcome,
+        best_us: float | None,
     ) -> Outcome:
         machine, verdict = self.machine, outcome.verdict
         assert verdict.subject is not None
@@ -255,6 +309,12 @@ class InProcess:
         timer = self._made_timer()
         steps("warm-up")
         try:
+            if best_us is not None:
+                few_us = timer.few(verdict.subject)
+                if min(few_us) > runner.HOPELESS * best_us:
+                    return dataclasses.replace(
+                        outcome, verdict=verdict.abandoned(few_us, best_us), least_us=min(few_us)
+                    )
             algorithm = runner.vendors_algorithm(job, verdict.subject)
             rotated = runner.rotation(verdict.subject, machine)
             for subject in rotated:

@@ -132,6 +132,8 @@ def between(name: str, array: Array, least: int, most: int, but: int | None = No
     if placement(array)[0] == "cuda":
         return
     numbers = to_numpy(array)
+    if not numbers.size or (least <= numbers.min() and numbers.max() <= most):
+        return
     wrong = numbers[((numbers < least) | (numbers > most)) & (numbers != but)]
     if wrong.size:
         other = "" if but is None else f" or {but}"
@@ -140,6 +142,8 @@ def between(name: str, array: Array, least: int, most: int, but: int | None = No
 
 def dims(name: str, array: Array, *allowed: str) -> tuple[int, ...]:
     """The array's shape, if it has as many dimensions as one of the `allowed` shapes such as "(N, C, H, W)"."""
+    if array is None:
+        raise TypeError(f"{name} is None, expected an array {' or '.join(allowed)}")
     shape = tuple(array.shape)
     if len(shape) not in {text.count(",") + (not text.endswith(",)")) for text in allowed}:
         raise ValueError(f"{name} has shape {shape}, expected {' or '.join(allowed)}")

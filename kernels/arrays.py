@@ -11,7 +11,7 @@ import contextlib
 import ctypes
 import importlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from typing import Any
 
@@ -218,34 +218,51 @@ def scratch(elements: int, dtype: str, owner: str, library: str, device: str) ->
 def view(array: Array, library: str) -> Array:
     """The same memory as an array of a library; a bfloat16 one as NumPy's or CuPy's int16, whatever it comes from.
 
+    NumPy's read-only arrays too, for no kernel writes its inputs; torch would warn of each.
     On a GPU, call it where `launching` holds, so that no stream has to wait for another.
     """
-    own, half = library_of(array), dtype_of(array) == "bfloat16"
+    return viewer(library_of(array), library, dtype_of(array) == "bfloat16")(array)
+
+
+def viewer(own: str, library: str, half: bool) -> Callable[[Array], Array]:
+    """What `view` does with arrays of the library `own`, of bfloat16 or not."""
+    if own == library:
+        return (lambda array: array.view("int16")) if half and own != "torch" else lambda array: array
+    import torch
+
     if library == "numpy":
-        if own == "numpy":
-            return array
-        import torch
-
-        array = array.detach()
-        return (array.view(torch.int16) if half else array).numpy()
+        if half:
+            return lambda array: array.detach().view(torch.int16).numpy()
+        return lambda array: array.detach().numpy()
     if library == "torch":
-        if own == "torch":
-            return array
-        import torch
+        given = _from_numpy if own == "numpy" else torch.from_dlpack
+        return (lambda array: given(array.view("int16")).view(torch.bfloat16)) if half else given
+    return _to_cupy
 
-        if own == "numpy":
-            return torch.from_numpy(array)
-        tensor = torch.from_dlpack(array.view("int16") if half else array)
-        return tensor.view(torch.bfloat16) if half else tensor
-    if own == "cupy":
-        return array.view("int16") if half else array
+
+def _from_numpy(array: np.ndarray) -> Any:
+    import torch
+
+    return torch.from_numpy(array if array.flags.writeable else np.asarray(_Writable(array)))
+
+
+class _Writable:
+    """Says to NumPy that a read-only array's memory may be written."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        self.array = array  # which keeps the memory
+        self.__array_interface__ = {**array.__array_interface__, "data": (array.ctypes.data, False)}
+
+
+def _to_cupy(array: Any) -> Any:
+    """A torch tensor; not by DLPack, which would have streams wait for each other, and takes several times as long."""
     import cupy
 
-    # Not by DLPack, which would make streams wait for each other, and takes several times as long.
-    dtype, size = np.dtype("int16" if half else dtype_of(array)), array.element_size()
+    size, name = array.element_size(), dtype_of(array)
     reach = sum((extent - 1) * stride for extent, stride in zip(array.shape, array.stride(), strict=True)) + 1
     memory = cupy.cuda.UnownedMemory(array.data_ptr(), reach * size, array, array.device.index)
     strides = tuple(stride * size for stride in array.stride())
+    dtype = "int16" if name == "bfloat16" else name
     return cupy.ndarray(tuple(array.shape), dtype, cupy.cuda.MemoryPointer(memory, 0), strides)
 
 
@@ -256,6 +273,18 @@ def to_numpy(array: Array) -> np.ndarray:
         array = array.detach().cpu()
         return array.float().numpy() if dtype_of(array) == "bfloat16" else array.numpy()
     return array.get() if library == "cupy" else array
+
+
+@contextlib.contextmanager
+def at(array: Array) -> Iterator[None]:
+    """Make the array's device its library's current one, where that is a GPU."""
+    device, index = placement(array)
+    if device == "cpu":
+        yield
+        return
+    cuda = sys.modules[library_of(array)].cuda
+    with cuda.device(index) if library_of(array) == "torch" else cuda.Device(index):
+        yield
 
 
 @contextlib.contextmanager

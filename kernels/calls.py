@@ -14,6 +14,7 @@ import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -30,10 +31,11 @@ from .arrays import (
     layout_of,
     library_of,
     placement,
-    view,
+    viewer,
     with_layout,
 )
 from .dispatch import MOST, PREFERENCES, Bounded, prepared
+from .interchange import is_native, native
 from .problem import Problem
 from .strategy import Launch
 
@@ -58,7 +60,7 @@ class Plan:
 
 
 def call(
-    plan: Callable[..., Plan],
+    plan: FunctionType,
     arrays: tuple[Array | None, ...],
     options: tuple[Any, ...],
     strategy: str | None,
@@ -67,6 +69,10 @@ def call(
 ) -> Any:
     """What the operator returns whose arguments `plan(*arrays, *options)` checks."""
     key = _signature(plan, arrays, options, strategy, prefer)
+    if key is None and not is_native(arrays[0]):
+        names = plan.__code__.co_varnames[: len(arrays)]  # of its parameters
+        natives, give_back = native(**dict(zip(names, arrays, strict=True)), out=out)
+        return give_back(call(plan, tuple(natives[name] for name in names), options, strategy, prefer, natives["out"]))
     ready = _ready.get(key) if key is not None else None
     present = [array for array in arrays if array is not None]
     if ready is None:
@@ -93,6 +99,8 @@ def _signature(
     plan: Callable[..., Plan], arrays: tuple[Array | None, ...], options: tuple[Any, ...], *rest: Any
 ) -> tuple[Any, ...] | None:
     """Equal for calls that the same `Ready` serves; None where that cannot be said."""
+    if arrays[0] is None:
+        return None
     try:
         key = (
             plan,
@@ -156,7 +164,8 @@ class Ready:
     def __init__(self, plan: Plan, arrays: Sequence[Array], strategy: str | None, prefer: str) -> None:
         problem, inputs = plan.problem, plan.take(*arrays)
         place = device, index = placement(inputs[0])
-        self._plan, self._library = plan, library_of(inputs[0])
+        self._take, self._give, self._verify, self._instead = plan.take, plan.give, plan.verify, plan.instead
+        self._library, self._destination = library_of(inputs[0]), plan.destination
         self._layout, apart = getattr(problem, "layout", "contiguous"), getattr(problem, "row_stride", None)
         self._launch: Launch | None = None
         dtypes, shapes = problem.dtypes(), problem.outputs()
@@ -166,60 +175,69 @@ class Ready:
             return
         chosen, self._launch = prepared(problem, device, index, strategy, prefer)
         own = chosen.library_on(device)
-        self._own = None if own == self._library else own
-        self._allocates, self._sound = chosen.allocates, set()
-        # CuPy's bfloat16, if that is what the caller has: a strategy gives its bits.
-        self._half = inputs[0].dtype if self._library == "cupy" and problem.dtype == "bfloat16" else None
+        halves = [dtypes[name] == "bfloat16" for name in (*problem.inputs(), *shapes)]
+        views = [viewer(self._library, own, half) for half in halves]
+        # bfloat16 of CuPy or NumPy is a kernel's int16, and then the user's own dtype again.
+        self._foreign = own != self._library or (own != "torch" and any(halves))
+        count = len(problem.inputs())
+        self._taken, self._filled = views[:count], [] if chosen.allocates else views[count:]
+        self._given = [viewer(own, self._library, half) for half in halves[count:]]
+        if self._library != "torch":
+            dtype = inputs[0].dtype
+            given = zip(self._given, halves[count:], strict=True)
+            self._given = [_typed(view, dtype) if half else view for view, half in given]
+        self._owner = "torch" if self._library == "torch" else None
+        self._allocates, self._sound = chosen.allocates, set()  # strides of a strategy's own arrays that are right
         self._enter = _entering(own, self._library, place)
         self._fixes = () if apart else _fixes(inputs, self._layout, not chosen.allocates)
         self._allocate = [] if chosen.allocates else [_allocation(*form) for form in forms]
 
     def __call__(self, arrays: Sequence[Array], out: Array | None) -> Any:
-        plan = self._plan
-        if plan.verify is not None:
-            plan.verify(*arrays)
-        if plan.instead is not None:
-            return plan.instead(*arrays)
+        if self._verify is not None:
+            self._verify(*arrays)
+        if self._instead is not None:
+            return self._instead(*arrays)
         if out is None:
-            return plan.give(self._results(plan.take(*arrays), None))
-        check.destination(out, plan.destination, arrays)
-        self._results(plan.take(*arrays), out if len(out.shape) == 4 else out[None])
+            return self._give(self._results(self._take(*arrays), None))
+        check.destination(out, self._destination, arrays)
+        results = self._results(self._take(*arrays), batch := out if len(out.shape) == 4 else out[None])
+        if results[0] is not batch:
+            batch[...] = results[0]
         return out
 
     def _results(self, inputs: Sequence[Array], out: Array | None) -> Sequence[Array]:
-        """The problem's outputs; `out`, of the same shape, gets the first of them."""
-        if self._launch is None:
+        """The problem's outputs; where it can be, `out`, of the same shape, is the first of them."""
+        launch = self._launch
+        if launch is None:
             return [allocate() for allocate in self._allocate]
-        context = self._enter()
+        context = None if self._enter is None else self._enter()
         if context is None:
-            results = self._launched(self._launch, inputs, out)
-        else:
-            with context:
-                results = self._launched(self._launch, inputs, out)
-        if out is not None and results[0] is not out:
-            out[...] = results[0]
-        return results
+            return self._launched(launch, inputs, out)
+        with context:
+            return self._launched(launch, inputs, out)
 
     def _launched(self, launch: Launch, inputs: Sequence[Array], out: Array | None) -> Sequence[Array]:
         if self._fixes:
             inputs = [array if fix is None else fix(array) for fix, array in zip(self._fixes, inputs, strict=True)]
+        if self._allocates:
+            if self._foreign:
+                inputs = [view(array) for view, array in zip(self._taken, inputs, strict=True)]
+                results = [view(array) for view, array in zip(self._given, launch(inputs, ()), strict=True)]
+            else:
+                results = launch(inputs, ())
+            return [self._returned(array) for array in results]
         outputs = [allocate() for allocate in self._allocate]
-        if outputs and out is not None and layout_of(out) == self._layout and is_aligned(out):
+        if out is not None and layout_of(out) == self._layout and is_aligned(out):
             outputs[0] = out
-        own = self._own
-        if own is None:
-            computed = launch(inputs, outputs)
+        if self._foreign:
+            own = [view(array) for view, array in zip(self._taken, inputs, strict=True)]
+            launch(own, [view(array) for view, array in zip(self._filled, outputs, strict=True)], self._owner)
         else:
-            owner = self._library if self._library == "torch" else None
-            computed = launch([view(array, own) for array in inputs], [view(array, own) for array in outputs], owner)
-        return [self._returned(array) for array in computed] if self._allocates else outputs
+            launch(inputs, outputs)
+        return outputs
 
     def _returned(self, array: Array) -> Array:
-        """A strategy's own array in the caller's library, in the problem's layout."""
-        if self._own is not None:
-            array = view(array, self._library)
-        if self._half is not None:
-            array = array.view(self._half)
+        """A strategy's own array, as the caller's library has it, in the problem's layout."""
         strides = array.stride() if self._library == "torch" else array.strides
         if strides in self._sound:
             return array
@@ -227,6 +245,10 @@ class Ready:
         if laid is array:
             self._sound.add(strides)
         return laid
+
+
+def _typed(view: Callable[[Array], Array], dtype: Any) -> Callable[[Array], Array]:
+    return lambda array: view(array).view(dtype)
 
 
 def _fixes(inputs: Sequence[Array], layout: str, align: bool) -> tuple[Callable[[Array], Array] | None, ...]:
@@ -259,11 +281,12 @@ def _allocation(
 
 def _entering(
     own: str, library: str, place: tuple[str, int]
-) -> Callable[[], contextlib.AbstractContextManager[Any] | None]:
-    """What makes a call's device, and its library's current stream, those of the launch; None where they are."""
+) -> Callable[[], contextlib.AbstractContextManager[Any] | None] | None:
+    """On a GPU what makes a call's device, and its library's stream, current for the launch; it gives None where they
+    are."""
     device, index = place
     if device == "cpu":
-        return lambda: None
+        return None
     if own != library:
         return lambda: launching(own, library, place)
     module = sys.modules[own]

@@ -190,20 +190,25 @@ class Kernel:
                 values[name] = dtype.type(value)
         return values
 
+    def function(self, device: str) -> Any:
+        """The kernel compiled for the current GPU ("cuda") or the host ("cpu"); takes grid, block and arguments."""
+        text = source_text(self.source, self.name)
+        function = _host_function(text, self.name) if device == "cpu" else _function(text, self.name, _current_gpu())
+        if self.shared_bytes > SHARED_BYTES:  # the function is that of other launches, too
+            function.max_dynamic_shared_size_bytes = max(function.max_dynamic_shared_size_bytes, self.shared_bytes)
+        return function
+
     def load(self, device: str) -> Callable[..., None]:
         """Compile for the current GPU ("cuda") or the host ("cpu").
 
         The result takes the arrays by name: CuPy's, and launches on the current stream; or NumPy's, and returns when it
         is done.
         """
-        text = source_text(self.source, self.name)
-        function = _host_function(text, self.name) if device == "cpu" else _function(text, self.name, _current_gpu())
-        if self.shared_bytes > SHARED_BYTES:  # the function is that of other launches, too
-            function.max_dynamic_shared_size_bytes = max(function.max_dynamic_shared_size_bytes, self.shared_bytes)
-        bind = self.binder()
+        function, bind = self.function(device), self.binder()
+        grid, block, shared_bytes = self.grid, self.block, self.shared_bytes
 
         def launch(**arrays: Any) -> None:
-            function(self.grid, self.block, bind(arrays), shared_mem=self.shared_bytes)
+            function(grid, block, bind(arrays), shared_mem=shared_bytes)
 
         return launch
 

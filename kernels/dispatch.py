@@ -25,6 +25,7 @@ from typing import Any
 from . import model
 from .fingerprint import VENDORS, fingerprint
 from .hardware import Hardware, hardware
+from .outline import outline
 from .problem import Problem, parse
 from .strategy import STRATEGIES, Launch, Strategy, family_of, find, load
 from .tables import Known, Row, near_ties, ranked
@@ -294,12 +295,17 @@ class _Asked:
 
 
 def _reasons(entry: str, problem: Problem, device: str) -> list[str]:
-    """Why a strategy is not one to be taken for a problem: it cannot, or only slowly."""
-    strategy = load(entry)
-    against = strategy.unsupported(problem, device)
-    if not against and device not in strategy.devices:
-        return [f"On {device} it is interpreted, which is slow: it has to be named."]
-    return against
+    """Why a strategy is not one to be taken for a problem: it cannot, or only slowly.
+
+    The module of one that is for another device is not imported.
+    """
+    known = outline(entry)
+    if problem.operation not in known.operations:
+        return [f"It computes {', '.join(known.operations)}, not {problem.operation}."]
+    if device not in known.devices:
+        slow = " It is interpreted there where it is named, slowly." if known.interpreted and device == "cpu" else ""
+        return [f"It runs on {' and '.join(known.devices)}, not on {device}.{slow}"]
+    return load(entry).unsupported(problem, device)
 
 
 def _refused(problem: Problem, device: str) -> Iterator[tuple[str, list[str]]]:

@@ -18,6 +18,7 @@ from typing import Any
 from . import arguments as check
 from .arrays import Array, dtype_of, empty, layout_of, library_of, permuted, placement, row_stride
 from .calls import Plan, call
+from .interchange import interchanged
 from .problem import (
     ACTIVATIONS,
     DTYPES,
@@ -52,6 +53,7 @@ def _unbatched(results: Sequence[Array]) -> Array:
 # Convolution ----------------------------------------------------------------------------------------------------------
 
 
+@interchanged
 def conv2d_problem(
     x: Array,
     w: Array,
@@ -449,12 +451,11 @@ def _softmax(x: Array, op: str, axis: int, dtype: str | None) -> Plan:
     axis %= len(shape)
     last = layout_of(x) == "channels_last"
 
-    def take(x: Array) -> list[Array]:
-        return [permuted(x, (0, 2, 3, 1)) if last else x.reshape(shape)]
-
-    def give(results: Sequence[Array]) -> Array:
-        return permuted(results[0], (0, 3, 1, 2)) if last else results[0].reshape(whole)
-
+    take, give = _all, _first
+    if last:
+        take, give = lambda x: [permuted(x, (0, 2, 3, 1))], lambda results: permuted(results[0], (0, 3, 1, 2))
+    elif not whole:
+        take, give = lambda x: [x.reshape(shape)], lambda results: results[0].reshape(whole)
     (rows,) = take(x)
     axis = (0, 3, 1, 2)[axis] if last else axis
     apart = row_stride(rows) if axis == len(shape) - 1 else None
@@ -524,8 +525,8 @@ def _cross_entropy(x: Array, target: Array, ignore_index: int, reduction: str) -
     problem = CrossEntropyProblem(dims=dims, dtype=dtype_of(x), reduction=reduction, ignore_index=ignored)
     result = tuple(target.shape) if reduction == "none" else ()
 
-    def take(x: Array, target: Array) -> list[Array]:
-        return [x, target] if len(shape) > 1 else [x[None], target.reshape(1)]
+    def take(x: Array, target: Array) -> tuple[Array, Array]:
+        return (x, target) if len(shape) > 1 else (x[None], target.reshape(1))
 
     def verify(x: Array, target: Array) -> None:
         check.between("target", target, 0, dims[1] - 1, ignored)
@@ -539,6 +540,7 @@ def _cross_entropy(x: Array, target: Array, ignore_index: int, reduction: str) -
     return Plan(problem, take, lambda results: results[0].reshape(result), verify, instead=instead)
 
 
+@interchanged
 def flatten(x: Array, start_axis: int = 1) -> Array:
     """All axes from `start_axis` on as one, for a linear layer: (N, C, H, W) -> (N, C*H*W).
 
@@ -603,6 +605,8 @@ def _linear(x: Array, w: Array, b: Array | None, activation: str | None, allow_t
         n=rows, c=c, k=k, dtype=dtype, bias=b is not None, activation=activation,
         allow_tf32=check.flag("allow_tf32", allow_tf32),
     )  # fmt: skip
+    if len(leading) == 1:
+        return Plan(problem, _all, _first)
     return Plan(
         problem,
         lambda x, *rest: [x.reshape((rows, c)), *rest],

@@ -50,6 +50,7 @@ class Row:
     time_us          median of cold samples, and its 95% interval
     workspace_bytes  device memory beside inputs and outputs
     error            largest |error| over largest |output|, against float64
+    untried          of its configurations, the last so many, for the run ended before them
     source           `fingerprint` of the strategy when it was measured
     run              whose provenance is in the table's runs
     """
@@ -67,6 +68,7 @@ class Row:
     workspace_bytes: int = 0
     error: float = math.nan
     message: str = ""
+    untried: int = 0
 
     @property
     def timed(self) -> bool:
@@ -108,11 +110,17 @@ class Table:
         return [_row(value, f"problems[{problem!r}][{at}]") for at, value in enumerate(self.problems.get(problem, ()))]
 
     def put(self, problem: str, rows: Sequence[Row]) -> None:
-        """Take these in place of what there is of the same strategies; the best comes first in the file."""
+        """Take these in place of what there is of the same strategies; the best comes first in the file.
+
+        Of the rows that have times, each strategy's best is kept, and others that nearly tie with the fastest of all.
+        """
         new = {row.strategy for row in rows}
-        kept = [*rows, *(row for row in self.rows(problem) if row.strategy not in new)]
-        first = ranked(kept)
-        self.problems[problem] = [_plain(row) for row in (*first, *(row for row in kept if not row.timed))]
+        all_rows = [*rows, *(row for row in self.rows(problem) if row.strategy not in new)]
+        timed = sorted((row for row in all_rows if row.timed), key=lambda row: row.time_us)
+        best = {row.strategy: row for row in reversed(timed)}
+        kept = [row for row in timed[len(near_ties(timed)) :] if row is best[row.strategy]]
+        first = ranked([*near_ties(timed), *kept])
+        self.problems[problem] = [_plain(row) for row in (*first, *(row for row in all_rows if not row.timed))]
 
     def merge(self, other: Table) -> None:
         """Take from another table each strategy's rows on each problem, where it has none here or older ones."""
@@ -197,7 +205,7 @@ def _shown(value: Any) -> str:
 
 _FIELDS = {one.name: one for one in dataclasses.fields(Row)}
 _NUMBERS = ("time_us", "low_us", "high_us", "error")
-_NATURAL = ("samples", "workspace_bytes")
+_NATURAL = ("samples", "workspace_bytes", "untried")
 
 
 def _row(value: Any, where: str) -> Row:
@@ -228,7 +236,7 @@ def _plain(row: Row) -> dict[str, Any]:
     return {
         name: value
         for name, value in vars(row).items()
-        if not (isinstance(value, float) and math.isnan(value)) and (value != "" or name != "message")
+        if not (isinstance(value, float) and math.isnan(value)) and (value or name not in ("message", "untried"))
     }
 
 

@@ -82,7 +82,10 @@ class Plan:
 
     def load(self, device: str) -> Callable[..., None]:
         self.warm_up()
-        return self
+        if device == "cpu" or self.boxes:
+            return self
+        kernel, fixed = self.kernel[self.grid], {**self.arguments, **self.options}
+        return lambda **arrays: kernel(**arrays, **fixed)
 
     @property
     def options(self) -> dict[str, int]:

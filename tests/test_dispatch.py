@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -122,6 +124,11 @@ def test_another_kind_of_problem_is_never_near(line):
     assert kind(parse(line)) != kind(LAYER)
 
 
+def test_depthwise_is_another_kind_than_grouped():
+    assert kind(parse("g16mb1ic16ih14oc16kh3ph1")) != kind(parse("g8mb1ic16ih14oc16kh3ph1"))
+    assert kind(parse("g4mb1ic16ih14oc16kh3ph1")) == kind(parse("g8mb1ic16ih14oc16kh3ph1"))
+
+
 def test_the_same_kind_whatever_the_size_bias_and_activation():
     other = parse("--bias --activation=relu mb7ic3ih100oc99kh3ph1")
     assert kind(other) == kind(LAYER)
@@ -202,7 +209,21 @@ def test_explain_prints_the_tables_times_and_what_cannot_run(tuned, capsys):
     assert ours.endswith("old")
     assert any("torch" in line and "12.5" in line and "4096" in line for line in lines)
     assert any("numpy_fft" in line and "FAILED y[0] is wrong" in line for line in lines)
-    assert any(line.strip().startswith("cupy_direct: On cpu it is interpreted") for line in lines)
+    assert any(
+        line.strip().startswith(
+            "cupy_direct: It runs on cuda, not on cpu. It is interpreted there where it is named, slowly."
+        )
+        for line in lines
+    )
+
+
+def test_a_call_on_the_host_imports_nothing_that_is_for_a_gpu():
+    program = (
+        "import sys; import numpy as np; from gpucnn.kernels import conv2d\n"
+        "conv2d(np.ones((1, 2, 6, 6), 'f4'), np.ones((2, 2, 3, 3), 'f4'))\n"
+        "print([name for name in ('triton', 'cupy') if name in sys.modules])"
+    )
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
 # Whatever a table says ------------------------------------------------------------------------------------------------

@@ -19,7 +19,10 @@ from gpucnn.kernels.emulator import KernelError, missing
 from gpucnn.kernels.problem import parse
 
 ROOT = Path(__file__).parent.parent
-NAMES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/bench.md", "docs/emulator.md", "docs/strategies.md")
+NAMES = (
+    "README.md", "CONTRIBUTING.md", "CHANGELOG.md",
+    "docs/bench.md", "docs/emulator.md", "docs/fastest.md", "docs/strategies.md",
+)  # fmt: skip
 DOCUMENTS = {name: (ROOT / name).read_text() for name in NAMES}
 MAKEFILE = (ROOT / "Makefile").read_text()
 
@@ -107,6 +110,16 @@ def test_the_bench_pages_kernel_is_right_and_a_wrong_one_is_not(mine, monkeypatc
     assert "FAILED" in said
 
 
+def test_the_fastest_pages_code_runs(capsys):
+    scope: dict[str, object] = {}
+    for block in blocks("docs/fastest.md", "python"):
+        exec(block, scope)
+    said = capsys.readouterr().out
+    assert "runs torch: the fastest by the cost model" in said
+    assert "conv2d + batch norm + relu" in said
+    assert tuple(scope["y"].shape) == (1, 16, 16, 16)
+
+
 @pytest.fixture
 def emulated(monkeypatch, capsys, tmp_path):
     """The emulator's page in practice: run(kernel) writes it to blur.cu and gives the page's command to the bench."""
@@ -162,15 +175,15 @@ def test_readme_tables_and_plots_are_those_of_the_records():
 
 def test_readme_code_runs():
     """Line by line; where a line ends in a shape, that is what its first name has then."""
-    (program,) = blocks("README.md", "python")
+    program = "".join(blocks("README.md", "python"))
     names: dict = {}
     shapes = 0
     for line in program.splitlines():
         exec(compile(line, "README.md", "exec"), names)
         if shape := re.search(r"# (\(\d[\d, ]+\))$", line):
-            assert str(names[line.partition(" ")[0].rstrip(",")].shape) == shape[1]
+            assert str(tuple(names[line.partition(" ")[0].rstrip(",")].shape)) == shape[1]
             shapes += 1
-    assert shapes == 4
+    assert shapes == 5
 
 
 @pytest.fixture

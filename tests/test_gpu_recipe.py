@@ -64,6 +64,15 @@ def test_the_archive_holds_what_stood_after_the_last_phase(tmp_path):
     assert names == ["device", "device/gpu-TIME-smoke.jsonl", "device/gpu-TIME.log"]
 
 
+@pytest.mark.parametrize("there", [True, False], ids=["there", "not there"])
+def test_the_archive_holds_the_tuned_table(there, tmp_path):
+    table = tmp_path / "nvidia-h200.json"
+    writes = phase("writes", 1.0, "import sys; open(sys.argv[1], 'w').close()", str(table))
+    assert gpu.run([writes if there else PASSES], 30, tmp_path / "device", tmp_path / "device.tar.gz", table)
+    with tarfile.open(tmp_path / "device.tar.gz") as archive:
+        assert ("device/tuned/nvidia-h200.json" in archive.getnames()) == there
+
+
 def test_the_bench_is_told_its_time(tmp_path):
     """By weight; what the first leaves goes to those after it; a light one gets the least there is, while that lasts."""
     says = [phase(name, weight, "import sys; print(sys.argv[1])", "{seconds}") for name, weight in (("a", 1), ("b", 2))]
@@ -83,8 +92,9 @@ def test_a_light_phase_gets_the_least_that_there_is(tmp_path, monkeypatch):
 def test_what_is_right_comes_before_what_is_fast_and_networks_before_sweeps():
     commands = [phase.command[3] for phase in gpu.PHASES[1:]]
     assert gpu.PHASES[0].name == "tests"
-    assert commands == sorted(commands, reverse=True)  # verify, then bench
-    places = {suite: place for place, phase in enumerate(gpu.PHASES) for suite in reversed(phase.command)}
+    assert commands == sorted(commands, key=["verify", "bench", "tune"].index)
+    timed = [phase for phase in gpu.PHASES if "tune" not in phase.command]
+    places = {suite: place for place, phase in enumerate(timed) for suite in reversed(phase.command)}
     timed = {suite: places[suite] for suite in problems.suites() if suite in places}
     networks = max(timed[name] for name in ("resnet50", "vgg16", "googlenet", "densenet121", "mobilenet_v2"))
     assert networks < min(timed[name] for name in ("stride", "padding", "dilation", "groups", "sweep", "edge_cases"))
@@ -92,11 +102,17 @@ def test_what_is_right_comes_before_what_is_fast_and_networks_before_sweeps():
 
 def test_every_suite_is_timed_and_edge_cases_are_verified():
     """But for what is in another suite: LeNet-5's layers are in smoke, convnet-benchmarks' networks are older ones."""
-    named = {"verify": set(), "bench": set()}
+    named = {"verify": set(), "bench": set(), "tune": set()}
     for _, _, _, command, *words in (phase.command for phase in gpu.PHASES[1:]):
         named[command] |= set(words) & set(problems.suites())
     assert set(problems.suites()) - named["bench"] == {"lenet5", "convnet_benchmarks_networks"}
     assert named["verify"] == {"smoke", "edge_cases", "groups", "dilation"}
+    assert named["tune"] == {"smoke", "resnet50", "vgg16", "alexnet", "mobilenet_v1", "mobilenet_v2"}
+
+
+def test_what_networks_run_in_is_tuned_first():
+    first, *_ = [phase.command for phase in gpu.PHASES if "tune" in phase.command]
+    assert {"resnet50", "float16", "channels_last"} < set(first)
 
 
 def test_the_weights_are_the_seconds_that_the_makefile_gives():

@@ -537,6 +537,12 @@ def test_bad_input_names_the_argument_and_changes_nothing(case):
         np.testing.assert_array_equal(array, copy)
 
 
+@pytest.mark.parametrize("call", [lambda: conv2d(X, None), lambda: linear(X, None)], ids=["conv2d", "linear"])
+def test_weights_are_asked_for(call):
+    with pytest.raises(TypeError, match="w is None, expected an array"):
+        call()
+
+
 # Dispatch -------------------------------------------------------------------------------------------------------------
 
 

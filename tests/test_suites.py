@@ -74,7 +74,8 @@ def layer_name(problem: Problem) -> str:
 
 
 def test_the_suites_are_these():
-    assert set(SUITES) == {*NETWORKS, *PUBLISHED, *SWEEPS, "smoke", "large_filters", "pool", "softmax", "linear"}
+    others = {"smoke", "tiny", "large_filters", "pool", "softmax", "linear"}
+    assert set(SUITES) == {*NETWORKS, *PUBLISHED, *SWEEPS, *others}
 
 
 @pytest.mark.parametrize("suite", SUITES)
@@ -96,7 +97,7 @@ def test_every_layer_has_a_name_of_its_own(suite):
 def test_a_source_stands_at_the_top(suite):
     head = SUITES[suite].read_text().splitlines()[:3]
     assert all(line.startswith("# ") for line in head)
-    assert suite in ("smoke", *SWEEPS) or re.match("# Sources?: ", head[1])
+    assert suite in ("smoke", "tiny", *SWEEPS) or re.match("# Sources?: ", head[1])
 
 
 @pytest.mark.parametrize("suite", sorted(set(SUITES) - {"padding", "edge_cases"}))

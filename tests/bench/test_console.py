@@ -24,6 +24,7 @@ from rich.table import Table
 from gpucnn.bench import cli, console, records
 from gpucnn.bench.forecast import Cost, Forecast
 from gpucnn.bench.records import Timing
+from gpucnn.kernels import tables
 from gpucnn.kernels.problem import parse
 
 RECORDS = Path(__file__).parents[2] / "results/intel-r-xeon-r-processor/smoke.jsonl"
@@ -144,6 +145,7 @@ def files(tmp_path):
     ]
     (tmp_path / "wide.jsonl").write_text("".join(f"{records.to_json(one)}\n" for one in wide))
     (tmp_path / "torn.jsonl").write_text((tmp_path / "before.jsonl").read_text() + '{"schema": 3, "prob')
+    (tmp_path / "tuned.json").write_text(tables.Table("NVIDIA H200", 0).text())
     (tmp_path / "twice.cu").write_text(KERNEL)
     (tmp_path / "outside.cu").write_text(KERNEL.replace("threadIdx.x", "threadIdx.x + 1"))
     (tmp_path / "layer.py").write_text(SCRIPT)
@@ -173,6 +175,13 @@ QUIET = {  # words -> exit code, stdout, the beginnings of the lines of stderr
         "",
         ["gpucnn: error: before.jsonl and after.jsonl have different records"],
     ),
+    ("tune", LINE, "--strategy", "numpy_fft", "--device", "cpu", "--out", "t.json"): (0, "t.json\n", []),
+    ("tune", "--op=softmax --axis=1 8x1", "--strategy", "numpy", "--device", "cpu", "--out", "t.json"): (
+        1,
+        "t.json\n",
+        ["MISTRUSTED numpy 8x1 axis=1 "],
+    ),
+    ("tune", "--merge", "tuned.json", "--out", "t.json"): (0, "t.json\n", []),
     ("report", "before.jsonl"): (0, "report.html\n", []),
     ("report", "nosuch.jsonl"): (2, "", ["gpucnn: error: nosuch.jsonl cannot be read"]),
     ("capture", "layer.py"): (0, "layer.suite.txt\n", ["said"]),
@@ -322,7 +331,9 @@ MODES = {
     "list suites": ("list", "suites"),
     "verify": ("verify", LINE, *NUMPY, "--in-process"),
     "bitwise": ("bitwise", LINE, *NUMPY, "--processes", "1", "--runs", "2"),
+    "latency": ("latency", LINE, "--strategy", "numpy_winograd_f2x3", "--device", "cpu", "--limit", "1e9"),
     "bench": ("bench", LINE, "--strategy", "numpy_fft", "--device", "cpu"),
+    "tune": ("tune", LINE, *NUMPY, "--out", "a-folder-for-tables-of-a-long-name"),
     "table": ("table", "wide.jsonl"),
     "compare": ("compare", "wide.jsonl", "wide.jsonl"),
     "inspect": ("inspect", "twice.cu", "--arch", "sm_90"),
@@ -337,7 +348,9 @@ WHOLE = {  # what must not be cut off, however narrow the terminal
     "list suites": ("convnet_benchmarks_networks", "as in `sweep`"),
     "verify": ("numpy_winograd_f2x3", "numpy_im2col_gemm"),
     "bitwise": ("numpy_winograd_f2x3", "REPEATS"),
+    "latency": ("numpy_winograd_f2x3", "dispatch adds"),
     "bench": ("numpy", "floor", LINE),
+    "tune": ("numpy", LINE, "best of ours", "vendor / ours", "Tuning into a-folder-for-tables-of-a-long-name/"),
     "table": ("resnet50:res2a_branch2b", "winograd", "2080000"),
     "compare": ("resnet50:res2a_branch2b", "numpy_winograd_f2x3", "3 samples", "×0.00141, ×710"),
     "inspect": ("twice", "registers", "sm_90"),

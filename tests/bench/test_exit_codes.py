@@ -40,6 +40,7 @@ strategy = Wrong()
 FINE = 'extern "C" __global__ void twice(float* x) { x[threadIdx.x] *= 2; }'
 OWN = ("--op=linear mb2ic8oc3", "--strategy", "wrong.py", *CPU)
 NUMPY = ("--op=linear mb2ic8oc3", "--strategy", "numpy", *CPU)
+CONSTANT = ("--op=softmax --axis=1 8x1", "--strategy", "numpy", *CPU)  # MISTRUSTED
 LAYER = "import torch; torch.nn.Conv2d(3, 4, 3)(torch.zeros(1, 3, 8, 8))"
 SCRIPTS = {"layer": LAYER, "none": "import torch", "raises": f"{LAYER}; raise ValueError", "ends": f"{LAYER}; exit(3)"}
 ROOM = 1000  # bytes for a file, where there is no room for a record
@@ -85,6 +86,16 @@ ENDS = [
     (("bitwise", *OWN, "--processes", "1", "--runs", "2"), 1),
     (("bitwise", *NUMPY, "--runs", "0"), 2),
     (("bitwise", *OWN, "--processes", "1", "--runs", "2", "--quiet"), 1),
+    (("latency", LINE, "--strategy", "numpy_direct", *CPU, "--limit", "1e9"), 0),
+    (("latency", LINE, "--strategy", "numpy_direct", *CPU, "--limit", "0"), 1),
+    (("latency", LINE, "--strategy", "nosuch", *CPU), 2),
+    (("latency", LINE, "--prefer", "nosuch", *CPU), 2),
+    (("tune", *NUMPY, "--out", "tuned.json", "--quiet"), 0),
+    (("tune", *NUMPY, "--out", "tuned.json", "--budget", "0"), 0),
+    (("tune", *CONSTANT, "--out", "tuned.json"), 1),
+    (("tune", *OWN), 2),
+    (("tune", *NUMPY, "--budget", "soon"), 2),
+    (("tune", "--merge", "nosuch.json"), 2),
     (("table", "one.jsonl"), 0),
     (("table", "broken.jsonl"), 0),
     (("table", "one.jsonl", "--format", "csv"), 0),

@@ -14,9 +14,10 @@ import pytest
 import typer
 from made_records import make
 
-from gpucnn.bench import cli, console, inspect, journal, options, records, runner
+from gpucnn.bench import cli, console, inspect, journal, options, records, runner, tune
 from gpucnn.bench import emulate as emulation
 from gpucnn.bench.commands import compare as comparing
+from gpucnn.kernels import tables
 from gpucnn.kernels.emulator import missing
 
 COMMANDS = typer.main.get_command(cli.app()).commands
@@ -54,6 +55,8 @@ def folder(tmp_path, monkeypatch):
     files |= {"train.py": "", "infer.py": "", "train.suite.txt": "mb1ic3oc4ih8kh3\n"}
     for name, content in files.items():
         (tmp_path / name).write_text(content)
+    for name in ("nvidia-h200", "other"):
+        (tmp_path / f"{name}.json").write_text(tables.Table("NVIDIA H200", 0).text())
     np.save(tmp_path / "zeros.npy", np.zeros((32, 32), np.float32))
     monkeypatch.chdir(tmp_path)
     yield tmp_path
@@ -116,12 +119,24 @@ def plan_emulate(asked):
     assert case.arguments
 
 
+def plan_tune(asked):
+    if asked["merge"]:
+        assert [tables.read(Path(file)) for file in asked["sources"]]
+        return
+    assert asked["budget"] is None or tune.seconds(asked["budget"]) > 0
+    plan_jobs(asked)
+
+
 PLANS = {
     "list": lambda asked: None,
     "doctor": lambda asked: None,
     "bench": plan_jobs,
     "verify": plan_jobs,
     "bitwise": plan_jobs,
+    "latency": lambda asked: options.selected_problems(
+        asked["sources"] or ["tiny"], *(asked[name] for name in ("operations", "batches", "dtypes", "layout", "sweep"))
+    ),
+    "tune": plan_tune,
     "compare": plan_compare,
     "inspect": plan_inspect,
     "emulate": plan_emulate,
@@ -156,6 +171,9 @@ def test_planning_finds_an_example_that_is_wrong(folder):
         "gpucnn compare torch nosuch.py smoke.jsonl",
         "gpucnn compare torch nosuch.py smoke",
         "gpucnn merge nosuch.jsonl --out all.jsonl",
+        "gpucnn tune smoke --budget soon",
+        "gpucnn tune vgg1",
+        "gpucnn tune --merge nosuch.json",
         "gpucnn table nosuch.jsonl",
         "gpucnn inspect cupy_nosuch",
         "gpucnn bench $(gpucnn capture nosuch.py)",
@@ -164,7 +182,7 @@ def test_planning_finds_an_example_that_is_wrong(folder):
     for line in wrong:
         with pytest.raises((Exception, pytest.fail.Exception)) as caught:
             plan(line)
-        assert caught.typename in ("UsageError", "NoSuchOption", "Failed"), line
+        assert caught.typename in ("UsageError", "NoSuchOption", "Failed", "FileNotFoundError"), line
 
 
 @pytest.mark.parametrize("mode", ["", *COMMANDS])

@@ -107,7 +107,7 @@ def test_a_commit_is_that_of_this_working_tree_only(monkeypatch, tmp_path):
 
     def state(package):
         monkeypatch.setattr(machine, "__file__", str(package / "bench/machine.py"))
-        return machine._git_state.__wrapped__()
+        return machine.git_state.__wrapped__()
 
     assert state(repo / ".venv/gpucnn") == (None, None)
     commit, dirty = state(repo)

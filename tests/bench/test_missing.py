@@ -93,6 +93,7 @@ def test_without_a_gpu_nvbench_is_refused(without, monkeypatch):
         ("--help",),
         ("verify", LINE, *ONE),
         ("bitwise", LINE, *ONE, "--processes", "1", "--runs", "2"),
+        ("tune", LINE, *ONE, "--out", "t.json"),
         ("merge", "one.jsonl", "--out", "all.jsonl"),
     ],
     ids=" ".join,
