@@ -11,9 +11,11 @@ NumPy as NumPy; an input in channels_last memory gives an output in channels_las
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar, cast
 
 from . import arguments as check
 from .arrays import Array, dtype_of, empty, layout_of, library_of, permuted, placement, row_stride
@@ -36,6 +38,22 @@ from .problem import (
 )
 
 Size = int | tuple[int, int]
+Operator = TypeVar("Operator", bound=Callable[..., Any])
+
+
+def _traced(operator: Operator) -> Operator:
+    """The operator; in a graph that torch is tracing, the custom operator of the same name."""
+
+    @functools.wraps(operator)
+    def call(*given: Any, **named: Any) -> Any:
+        torch = sys.modules.get("torch")
+        if torch is not None and torch.compiler.is_compiling():
+            from . import torch_operators
+
+            return getattr(torch_operators, operator.__name__)(*given, **named)
+        return operator(*given, **named)
+
+    return cast(Any, call)
 
 
 def _all(*arrays: Array) -> Sequence[Array]:
@@ -105,6 +123,7 @@ def conv2d_problem(
     )  # fmt: skip
 
 
+@_traced
 def conv2d(
     x: Array,
     w: Array,
@@ -216,6 +235,7 @@ def _of_planes(problem: Problem, batched: bool) -> Plan:
     return Plan(problem, take, _first if batched else _unbatched)
 
 
+@_traced
 def max_pool2d(
     x: Array,
     kernel_size: Size,
@@ -259,6 +279,7 @@ def _max_pool2d(
     )
 
 
+@_traced
 def avg_pool2d(
     x: Array,
     kernel_size: Size,
@@ -289,6 +310,7 @@ def _avg_pool2d(
     return _pool(x, "avg_pool2d", kernel_size, stride, padding, 1, ceil_mode, options)
 
 
+@_traced
 def sum_pool2d(
     x: Array,
     kernel_size: Size,
@@ -304,6 +326,7 @@ def sum_pool2d(
     return call(_pool, (x,), ("sum_pool2d", kernel_size, stride, padding, dilation, ceil_mode), strategy, prefer)
 
 
+@_traced
 def lp_pool2d(
     x: Array,
     norm_type: float,
@@ -347,6 +370,7 @@ def _adaptive_pool(x: Array, op: str, output_size: Any, return_indices: bool = F
     return _of_planes(problem, len(x.shape) == 4)
 
 
+@_traced
 def adaptive_avg_pool2d(x: Array, output_size: Any, *, strategy: str | None = None, prefer: str = "fastest") -> Array:
     """Averages over windows that divide x (N,C,H,W) or (C,H,W) into (P,Q) = `output_size`: P, (P, Q), None for H or W.
 
@@ -359,6 +383,7 @@ def adaptive_avg_pool2d(x: Array, output_size: Any, *, strategy: str | None = No
     return call(_adaptive_pool, (x,), ("adaptive_avg_pool2d", output_size), strategy, prefer)
 
 
+@_traced
 def adaptive_max_pool2d(
     x: Array,
     output_size: Any,
@@ -371,6 +396,7 @@ def adaptive_max_pool2d(
     return call(_adaptive_pool, (x,), ("adaptive_max_pool2d", output_size, return_indices), strategy, prefer)
 
 
+@_traced
 def max_unpool2d(
     x: Array,
     indices: Array,
@@ -465,6 +491,7 @@ def _softmax(x: Array, op: str, axis: int, dtype: str | None) -> Plan:
     return Plan(problem, take, give)
 
 
+@_traced
 def softmax(
     x: Array, axis: int = -1, *, dtype: str | None = None, strategy: str | None = None, prefer: str = "fastest"
 ) -> Array:
@@ -481,6 +508,7 @@ def softmax(
     return call(_softmax, (x,), ("softmax", axis, dtype), strategy, prefer)
 
 
+@_traced
 def log_softmax(
     x: Array, axis: int = -1, *, dtype: str | None = None, strategy: str | None = None, prefer: str = "fastest"
 ) -> Array:
@@ -488,6 +516,7 @@ def log_softmax(
     return call(_softmax, (x,), ("log_softmax", axis, dtype), strategy, prefer)
 
 
+@_traced
 def cross_entropy(
     x: Array,
     target: Array,
@@ -572,6 +601,7 @@ def flatten(x: Array, start_axis: int = 1) -> Array:
     return x.reshape((*kept, math.prod(shape[len(kept) :])))
 
 
+@_traced
 def linear(
     x: Array,
     w: Array,

@@ -460,3 +460,32 @@ def test_only_tensors_and_known_preferences():
         ours.conv2d(X.numpy(), W)
     with pytest.raises(ValueError, match="prefer is 'ous', expected one of 'fastest', 'ours'"):
         ours.max_pool2d(X, 2, prefer="ous")
+
+
+# gpucnn.kernels' own operators in a graph -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_the_public_operators_compile_too(name):
+    compiled = torch.compile(lambda x: CALLS[name](kernels, x), fullgraph=True, backend="aot_eager")
+    same(compiled(X), CALLS[name](kernels, X))
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_the_public_operators_are_exported_too(strict):
+    class Module(torch.nn.Module):
+        def forward(self, x):
+            return kernels.max_pool2d(kernels.conv2d(x, W, B, activation="relu"), 2)
+
+    exported = torch.export.export(Module(), (X,), dynamic_shapes={"x": {0: torch.export.Dim("batch")}}, strict=strict)
+    assert [node.target for node in exported.graph.nodes if node.op == "call_function"] == [
+        OPS.conv2d.default,
+        OPS.max_pool2d.default,
+    ]
+    same(exported.module()(X), Module()(X))
+
+
+def test_what_runs_inside_a_compiler_does_not_go_round_in_circles(monkeypatch):
+    """A compiler may compute constants while it compiles."""
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    same(kernels.conv2d(X, W), OPS.conv2d(X, W, None, [1, 1], [0] * 4, [1, 1]))
