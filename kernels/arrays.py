@@ -235,15 +235,14 @@ def viewer(own: str, library: str, half: bool) -> Callable[[Array], Array]:
             return lambda array: array.detach().view(torch.int16).numpy()
         return lambda array: array.detach().numpy()
     if library == "torch":
-        given = _from_numpy if own == "numpy" else torch.from_dlpack
+        from_numpy = torch.from_numpy
+
+        def of_numpy(array: np.ndarray) -> Any:
+            return from_numpy(array if array.flags.writeable else np.asarray(_Writable(array)))
+
+        given = of_numpy if own == "numpy" else torch.from_dlpack
         return (lambda array: given(array.view("int16")).view(torch.bfloat16)) if half else given
     return _to_cupy
-
-
-def _from_numpy(array: np.ndarray) -> Any:
-    import torch
-
-    return torch.from_numpy(array if array.flags.writeable else np.asarray(_Writable(array)))
 
 
 class _Writable:

@@ -68,14 +68,18 @@ def call(
     out: Array | None = None,
 ) -> Any:
     """What the operator returns whose arguments `plan(*arrays, *options)` checks."""
-    key = _signature(plan, arrays, options, strategy, prefer)
-    if key is None and not is_native(arrays[0]):
-        names = plan.__code__.co_varnames[: len(arrays)]  # of its parameters
-        natives, give_back = native(**dict(zip(names, arrays, strict=True)), out=out)
-        return give_back(call(plan, tuple(natives[name] for name in names), options, strategy, prefer, natives["out"]))
-    ready = _ready.get(key) if key is not None else None
+    try:
+        key = _signature(plan, arrays, options, strategy, prefer)
+        ready = _ready.get(key)
+    except Exception:  # of an argument that cannot be described
+        key = ready = None
     present = [array for array in arrays if array is not None]
     if ready is None:
+        if not is_native(arrays[0]):
+            names = plan.__code__.co_varnames[: len(arrays)]  # of its parameters
+            natives, give_back = native(**dict(zip(names, arrays, strict=True)), out=out)
+            given = tuple(natives[name] for name in names)
+            return give_back(call(plan, given, options, strategy, prefer, natives["out"]))
         check.choice("prefer", prefer, PREFERENCES)
         ready = Ready(plan(*arrays, *options), present, strategy, prefer)
         if key is not None:
@@ -96,25 +100,17 @@ def forget() -> None:
 
 
 def _signature(
-    plan: Callable[..., Plan], arrays: tuple[Array | None, ...], options: tuple[Any, ...], *rest: Any
-) -> tuple[Any, ...] | None:
-    """Equal for calls that the same `Ready` serves; None where that cannot be said."""
-    if arrays[0] is None:
-        return None
-    try:
-        key = (
-            plan,
-            *[None if array is None else _SIGNATURES[type(array)](array) for array in arrays],
-            *[(type(one), repr(one) if type(one) in _NESTED else one) for one in options],
-            *rest,
-        )
-        hash(key)
-    except Exception:  # whatever an argument is that is none: it gets its error from `plan`
-        return None
-    return key
+    plan: FunctionType, arrays: tuple[Array | None, ...], options: tuple[Any, ...], strategy: str | None, prefer: str
+) -> tuple[Any, ...]:
+    """Equal for calls that the same `Ready` serves; raises anything where that cannot be said."""
+    kinds = tuple(map(type, options))  # for True is equal to 1
+    if tuple in kinds or list in kinds:  # and so are their items
+        options = tuple([repr(one) if kind in _NESTED else one for one, kind in zip(options, kinds, strict=True)])
+    described = [None if array is None else _SIGNATURES[type(array)](array) for array in arrays]
+    return plan, *described, options, kinds, strategy, prefer
 
 
-_NESTED = (tuple, list)  # whose items may be equal, and one an int, one a bool
+_NESTED = (tuple, list)
 
 
 def _numpy_signature(array: np.ndarray) -> tuple[Any, ...]:
@@ -132,7 +128,7 @@ def _cupy_signature(array: Any) -> tuple[Any, ...]:
 
 
 class _Signatures(dict[type, Callable[[Any], tuple[Any, ...]]]):
-    """Of a type of arrays: what is the same of arrays that one launch serves."""
+    """Of a type of arrays: what is the same of arrays that one launch serves.  KeyError for what is no such type."""
 
     def __missing__(self, kind: type) -> Callable[[Any], tuple[Any, ...]]:
         torch, cupy = sys.modules.get("torch"), sys.modules.get("cupy")
@@ -142,11 +138,9 @@ class _Signatures(dict[type, Callable[[Any], tuple[Any, ...]]]):
             self[kind] = _torch_signature
         elif cupy is not None and issubclass(kind, cupy.ndarray):
             self[kind] = _cupy_signature
-        return self.get(kind, _none)
-
-
-def _none(array: Any) -> tuple[Any, ...]:
-    raise TypeError(array)
+        else:
+            raise KeyError(kind)
+        return self[kind]
 
 
 _SIGNATURES = _Signatures()
@@ -222,7 +216,8 @@ class Ready:
         if self._allocates:
             if self._foreign:
                 inputs = [view(array) for view, array in zip(self._taken, inputs, strict=True)]
-                results = [view(array) for view, array in zip(self._given, launch(inputs, ()), strict=True)]
+                results = launch(inputs, ())
+                results = [view(array) for view, array in zip(self._given, results, strict=True)]
             else:
                 results = launch(inputs, ())
             return [self._returned(array) for array in results]
