@@ -53,7 +53,8 @@ class Latency:
     """Of one problem on one library's arrays, in microseconds: a sample a round; own_us is empty where there is none.
 
     own_us     the framework's own call
-    launch_us  the prepared launch, on outputs that are there already where the strategy takes such
+    launch_us  the prepared launch, on outputs that are there already where the strategy takes such; arrays of another
+               library than the strategy's are viewed as that one's each time, and the results the other way
     call_us    the operator
     """
 
@@ -112,8 +113,18 @@ def measure(problem: Problem, library: str, machine: Machine, name: str | None, 
         ]
         bare = _bare(strategy, problem, config, device, taken, outputs)
         _same(problem, call(), launch(taken, outputs))
+    launched: Call = lambda: launch(taken, outputs)  # noqa: E731
+    if own != library:
+        given, halves = list(inputs.values()), [dtype == "bfloat16" for dtype in dtypes.values()]
+        views = [arrays.viewer(library, own, half) for half in halves[: len(given)]]
+        back = [arrays.viewer(own, library, half) for half in halves[len(given) :]]
+
+        def launched() -> Any:
+            results = launch([view(array) for view, array in zip(views, given, strict=True)], outputs)
+            return [view(array) for view, array in zip(back, results, strict=True)]
+
     calls: dict[str, Call] = {"own": bare} if bare else {}
-    calls |= {"launch": lambda: launch(taken, outputs), "call": call}
+    calls |= {"launch": launched, "call": call}
     with _one_thread(device), _vendors(strategy, problem, device):
         samples = _rounds(calls, own, library, machine)
     return Latency(str(problem), library, strategy.name, samples.get("own", ()), samples["launch"], samples["call"])

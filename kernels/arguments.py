@@ -7,11 +7,14 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from .arrays import Array, dtype_of, library_of, placement, span, to_numpy
+import numpy as np
+
+from .arrays import Array, dtype_of, library_of, placement, span
 from .problem import DTYPES, POSITIONS, output_size, window_extent
 
 Pair = tuple[int, int]
 Sides = tuple[Pair, Pair]  # ((top, bottom), (left, right))
+_UNSIGNED = np.dtype(np.uint64)
 
 
 def integer(name: str, value: Any, least: int) -> int:
@@ -124,20 +127,18 @@ def positions(name: str, array: Array, shape: tuple[int, ...], like: Array) -> A
     return array
 
 
-def between(name: str, array: Array, least: int, most: int, but: int | None = None) -> None:
-    """Check, where they are on the host, that positions are from least to most, or `but`.
+def below(name: str, array: Array, size: int, but: int | None = None) -> None:
+    """Check that positions, on the host, are from 0 to less than `size`, or `but`.
 
     On a GPU they are not looked at, which would wait for it; the kernels say what becomes of others.
     """
-    if placement(array)[0] == "cuda":
+    numbers = array if isinstance(array, np.ndarray) else array.numpy()
+    if not numbers.size or np.maximum.reduce(numbers.view(_UNSIGNED), axis=None) < size:  # a negative one is huge then
         return
-    numbers = to_numpy(array)
-    if not numbers.size or (least <= numbers.min() and numbers.max() <= most):
-        return
-    wrong = numbers[((numbers < least) | (numbers > most)) & (numbers != but)]
+    wrong = numbers[((numbers < 0) | (numbers >= size)) & (numbers != but)]
     if wrong.size:
         other = "" if but is None else f" or {but}"
-        raise ValueError(f"{name} has {wrong[0]}, expected {least} to {most}{other}")
+        raise ValueError(f"{name} has {wrong[0]}, expected 0 to {size - 1}{other}")
 
 
 def dims(name: str, array: Array, *allowed: str) -> tuple[int, ...]:

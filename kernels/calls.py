@@ -24,6 +24,7 @@ from . import dispatch
 from .arrays import (
     ALIGNMENT,
     Array,
+    address,
     aligned,
     empty,
     is_aligned,
@@ -73,7 +74,7 @@ def call(
         ready = _ready.get(key)
     except Exception:  # of an argument that cannot be described
         key = ready = None
-    present = [array for array in arrays if array is not None]
+    present = arrays if arrays[-1] is not None else arrays[:-1]  # only the last may be left out
     if ready is None:
         if not is_native(arrays[0]):
             names = plan.__code__.co_varnames[: len(arrays)]  # of its parameters
@@ -107,6 +108,8 @@ def _signature(
     if tuple in kinds or list in kinds:  # and so are their items
         options = tuple([repr(one) if kind in _NESTED else one for one, kind in zip(options, kinds, strict=True)])
     described = [None if array is None else _SIGNATURES[type(array)](array) for array in arrays]
+    if strategy is not None:  # those that are not named, on the host, do not mind where NumPy's arrays begin
+        described += [address(array) % ALIGNMENT for array in arrays if isinstance(array, np.ndarray)]
     return plan, *described, options, kinds, strategy, prefer
 
 
@@ -114,7 +117,7 @@ _NESTED = (tuple, list)
 
 
 def _numpy_signature(array: np.ndarray) -> tuple[Any, ...]:
-    return array.shape, array.strides, array.dtype, array.__array_interface__["data"][0] % ALIGNMENT
+    return array.shape, array.strides, array.dtype
 
 
 def _torch_signature(array: Any) -> tuple[Any, ...]:
@@ -214,13 +217,10 @@ class Ready:
         if self._fixes:
             inputs = [array if fix is None else fix(array) for fix, array in zip(self._fixes, inputs, strict=True)]
         if self._allocates:
-            if self._foreign:
-                inputs = [view(array) for view, array in zip(self._taken, inputs, strict=True)]
-                results = launch(inputs, ())
-                results = [view(array) for view, array in zip(self._given, results, strict=True)]
-            else:
-                results = launch(inputs, ())
-            return [self._returned(array) for array in results]
+            if not self._foreign:
+                return [self._returned(array) for array in launch(inputs, ())]
+            computed = launch([view(array) for view, array in zip(self._taken, inputs, strict=True)], ())
+            return [self._returned(view(array)) for view, array in zip(self._given, computed, strict=True)]
         outputs = [allocate() for allocate in self._allocate]
         if out is not None and layout_of(out) == self._layout and is_aligned(out):
             outputs[0] = out
