@@ -14,7 +14,6 @@ from .problem import DTYPES, POSITIONS, output_size, window_extent
 
 Pair = tuple[int, int]
 Sides = tuple[Pair, Pair]  # ((top, bottom), (left, right))
-_UNSIGNED = np.dtype(np.uint64)
 
 
 def integer(name: str, value: Any, least: int) -> int:
@@ -133,7 +132,7 @@ def below(name: str, array: Array, size: int, but: int | None = None) -> None:
     On a GPU they are not looked at, which would wait for it; the kernels say what becomes of others.
     """
     numbers = array if isinstance(array, np.ndarray) else array.numpy()
-    if not numbers.size or np.maximum.reduce(numbers.view(_UNSIGNED), axis=None) < size:  # a negative one is huge then
+    if not numbers.size or numbers.view(np.uint64).max() < size:  # a negative one is huge then
         return
     wrong = numbers[((numbers < 0) | (numbers >= size)) & (numbers != but)]
     if wrong.size:
