@@ -10,6 +10,7 @@ import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from quick_bench import COMMAND
@@ -348,8 +349,20 @@ def test_a_run_is_told_apart_by_where_it_was_made(tuner):
 
 
 @pytest.fixture
-def quick(monkeypatch):
-    """No time for ceilings, little for samples."""
+def hidden(tmp_path):
+    """A folder in which torch, which takes seconds to start, is a module that is not found."""
+    (tmp_path / "hidden").mkdir()
+    (tmp_path / "hidden" / "torch.py").write_text(
+        "raise ModuleNotFoundError(\"No module named 'torch'\", name='torch')"
+    )
+    return str(tmp_path / "hidden")
+
+
+@pytest.fixture
+def quick(monkeypatch, hidden):
+    """No time for ceilings, little for samples; and processes for strategies start without torch."""
+    found = SimpleNamespace(executable=sys.executable, path=[hidden, *sys.path])
+    monkeypatch.setattr("gpucnn.bench.isolation.sys", found)
     settings = worker.Settings
     monkeypatch.setattr("gpucnn.bench.isolation.Settings", lambda device: settings(device, 1 << 16))
     monkeypatch.setattr(runner, "MEASUREMENT_S", 0.01)
@@ -475,7 +488,7 @@ def test_a_configuration_that_crashes_or_hangs_costs_itself(ahead, quick, harmfu
 # Compiling ahead ------------------------------------------------------------------------------------------------------
 
 
-def test_on_a_host_a_problems_configurations_are_compiled_before_they_are_timed(machine, tmp_path, monkeypatch):
+def test_on_a_host_a_problems_configurations_are_compiled_before_they_are_timed(quick, machine, tmp_path, monkeypatch):
     """CUDA C in the emulator: each configuration's program is in the cache when the worker is asked for the first."""
     if reason := load("rowwise.cupy_softmax_block").lacks("cpu"):
         pytest.skip(reason)
@@ -538,7 +551,7 @@ def test_compilers_that_cannot_start_stop_nothing(harmful, monkeypatch):
     pool.close()
 
 
-def test_compilers_that_are_at_something_end_at_once(harmful):
+def test_compilers_that_are_at_something_end_at_once(quick, harmful):
     pool = Compilers("cpu", 1)
     hangs = replace(harmful, config={"does": "hang"})
     pool.add([hangs])
@@ -684,13 +697,9 @@ SIZES = range(2, 22)
 
 
 @pytest.fixture
-def start(tmp_path):
-    """Start a tuning of softmax problems in a process of its own, in which torch, which is slow to start, is not found."""
-    (tmp_path / "hidden").mkdir()
-    (tmp_path / "hidden" / "torch.py").write_text(
-        "raise ModuleNotFoundError(\"No module named 'torch'\", name='torch')"
-    )
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path / "hidden"), *sys.path])}
+def start(tmp_path, hidden):
+    """Start a tuning of softmax problems in a process of its own, without torch."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([hidden, *sys.path])}
     running = []
 
     def started(sizes=SIZES, *words):
