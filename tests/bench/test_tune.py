@@ -21,7 +21,7 @@ from gpucnn.bench.compilers import Compilers
 from gpucnn.bench.isolation import Isolated
 from gpucnn.bench.own import Source
 from gpucnn.bench.records import Accuracy, Timing
-from gpucnn.bench.sampling import few
+from gpucnn.bench.sampling import Deadline, few
 from gpucnn.bench.timing import HostTimer
 from gpucnn.bench.tune import Tuner
 from gpucnn.bench.validate import Verdict
@@ -284,14 +284,14 @@ def test_what_another_process_does_meanwhile_is_neither_repeated_nor_lost(tuner)
 
 def test_with_a_budget_defaults_come_first(tuner):
     becomes = dict.fromkeys(TIMES, 10.0)
-    made = tuner([B, VENDOR], becomes, [SMALL, LARGE], budget_s=1000.0)
+    made = tuner([B, VENDOR], becomes, [SMALL, LARGE], deadline=Deadline(1000.0))
     list(made.run())
     assert [name for name, *_ in made.asked.asked] == ["torch", "b1"] * 2 + ["b2", "b3"] * 2
     assert [len(one) for one in made.asked.asked] == [3, 3, 2, 2, 3, 3, 2, 2]  # the larger is worth more
 
 
 def test_a_budget_that_is_spent_ends_it_and_what_was_done_is_kept(tuner, monkeypatch):
-    made = tuner([A, VENDOR], TIMES, budget_s=1000.0)
+    made = tuner([A, VENDOR], TIMES, deadline=Deadline(1000.0))
     running = made.run()
     next(running)
     monkeypatch.setattr(made._deadline, "left_s", lambda: 0.0)
@@ -627,6 +627,8 @@ def test_where_a_table_goes(quick, run_command, tmp_path, monkeypatch):
         (("--strategy", "mine.py"), "--strategy mine.py is a file: a table is of gpucnn's own strategies alone"),
         (("--budget", "soon"), "--budget is 'soon', expected seconds, or a time such as 90s, 20m or 1h"),
         (("--out", "other.json"), "other.json is a table of Other, and this is "),
+        (("--out", "nosuch.py/t.json"), "nosuch.py/t.json cannot be written: File exists"),
+        (("--out", "/proc/nosuch/t.json"), "/proc/nosuch/t.json cannot be written: No such file or directory"),
         (("--out", "."), ""),
         (("--strategy", "numpy_dircet"), "--strategy numpy_dircet matches none; did you mean numpy_direct"),
     ],
@@ -635,7 +637,10 @@ def test_where_a_table_goes(quick, run_command, tmp_path, monkeypatch):
 def test_what_cannot_be_tuned_is_one_sentence(words, said, quick, run_command, tmp_path):
     other = tables.Table("Other", 0)
     (tmp_path / "other.json").write_text(other.text())
-    code, _, err = run_command("tune", LINE, *CPU, *words, *(("--strategy", "numpy_fft") if words[-1] == "." else ()))
+    (tmp_path / "nosuch.py").write_text("")
+    code, _, err = run_command(
+        "tune", LINE, *CPU, *words, *(("--strategy", "numpy_fft") if "--strategy" not in words else ())
+    )
     assert code == (2 if said else 0)
     assert not said or (err.count("\n"), err.startswith(f"gpucnn: error: {said}")) == (1, True), err
     assert (tmp_path / "other.json").read_text() == other.text()
