@@ -17,6 +17,7 @@ import typer
 
 from ...kernels import tables
 from ...kernels.hardware import Hardware, hardware
+from ...kernels.problem import Problem
 from .. import UsageError
 from ..console import Quiet, counted, output, print_table, progress, say, tell, warn
 from ..forecast import Forecast, cost
@@ -202,6 +203,24 @@ def _config(config: Any) -> str:
     return "".join(f" {name}={value}" for name, value in said.items())
 
 
+def _operator(problem: Problem) -> str:
+    """What a label does not say.
+
+    >>> from gpucnn.kernels.problem import parse
+    >>> _operator(parse("--op=softmax --axis=1 4x9")), _operator(parse("ic3ih8oc4kh3", dtype="float16"))
+    ('softmax', 'conv2d float16')
+    """
+    layout = getattr(problem, "layout", "contiguous")
+    odd = (problem.dtype if problem.dtype != "float32" else "", layout if layout != "contiguous" else "")
+    return " ".join(filter(None, (problem.operation, *odd)))
+
+
+def _why_none(own: Sequence[Entrant]) -> str:
+    """Why none of ours has a time: what became of them."""
+    verdicts = dict.fromkeys(row.verdict.lower() for entrant in own if not entrant.vendor for row in entrant.rows)
+    return f"none: {', '.join(verdicts)}" if verdicts else ""
+
+
 def _go_on(again: bool) -> str:
     words = [word for word in sys.argv[1:] if word != "--again"] if again else sys.argv[1:]
     return f"Go on with: {shlex.join(['gpucnn', *(word.strip() for word in words)])}"
@@ -272,6 +291,7 @@ def _show(problems: Sequence[Sequence[Entrant]], tried: Sequence[Tried]) -> None
 
     console = output()
     table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("operator")
     table.add_column("problem")
     table.add_column("best of ours", no_wrap=True)
     for column in ("µs", "vendor µs", "vendor / ours", "near ties"):
@@ -285,8 +305,9 @@ def _show(problems: Sequence[Sequence[Entrant]], tried: Sequence[Tried]) -> None
         ratio = vendor.time_us / ours.time_us if ours and vendor else math.nan
         ratios += [ratio] if ratio == ratio else []
         table.add_row(
+            _operator(own[0].job.problem),
             label(own[0].problem),
-            ours.strategy + _config(ours.config) if ours else "",
+            ours.strategy + _config(ours.config) if ours else _why_none(own),
             figures(ours.time_us) if ours else "",
             figures(vendor.time_us) if vendor else "",
             figures(ratio) if ours and vendor else "",

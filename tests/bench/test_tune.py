@@ -21,7 +21,7 @@ from gpucnn.bench.compilers import Compilers
 from gpucnn.bench.isolation import Isolated
 from gpucnn.bench.own import Source
 from gpucnn.bench.records import Accuracy, Timing
-from gpucnn.bench.sampling import Deadline, few
+from gpucnn.bench.sampling import Deadline
 from gpucnn.bench.timing import HostTimer
 from gpucnn.bench.tune import Tuner
 from gpucnn.bench.validate import Verdict
@@ -117,6 +117,13 @@ def test_the_vendor_then_defaults_then_what_is_nearest_to_the_best(tuner):
         ("a2", 9.0),
     ]
     assert made.left() == []
+
+
+def test_every_vendors_strategy_is_timed_to_the_end(tuner):
+    made = tuner([A, standin("torch_compile"), VENDOR], {**TIMES, "torch_compile": 1000.0})
+    list(made.run())
+    assert made.asked.asked[:2] == [("torch_compile", None), ("torch", None)]
+    assert rows(made.path)["torch_compile"].time_us == 1000.0
 
 
 def test_the_table_has_the_best_of_each(tuner):
@@ -282,6 +289,16 @@ def test_what_another_process_does_meanwhile_is_neither_repeated_nor_lost(tuner)
     assert {name: row.time_us for name, row in rows(first.path).items()} == {"b2": 9.0, "a2": 14.0}
 
 
+def test_problems_that_another_process_has_done_meanwhile_are_not_tried(tuner):
+    becomes = {"a1": 10.0, "a2": 10.0}
+    first, second = tuner([A], becomes, [SMALL, LARGE]), tuner([A], becomes, [SMALL])
+    running = first.run()
+    next(running)
+    list(second.run())
+    list(running)
+    assert [len(one) for one in first.asked.asked] == [3, 3]  # of LARGE alone
+
+
 def test_with_a_budget_defaults_come_first(tuner):
     becomes = dict.fromkeys(TIMES, 10.0)
     made = tuner([B, VENDOR], becomes, [SMALL, LARGE], deadline=Deadline(1000.0))
@@ -325,12 +342,6 @@ def test_an_interval_has_the_true_median_in_19_of_20():
         low, _, high = tune.interval(Timing("host", tuple(rng.lognormal(0, 0.3, 40)), (), {}))
         inside += low <= 1.0 <= high
     assert inside >= 0.93 * 400
-
-
-def test_a_few_samples_are_fewer_where_they_are_slow():
-    assert few(lambda: 10.0) == (10.0,) * 5
-    assert few(lambda: 60_000.0) == (60_000.0,) * 2
-    assert few(lambda: 5e6) == (5e6,)
 
 
 def test_a_run_is_told_apart_by_where_it_was_made(tuner):
