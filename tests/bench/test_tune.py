@@ -531,21 +531,36 @@ def test_which_strategies_are_compiled():
     assert [compilers.compiles(one, "cuda") for one in known.values()] == [True, False, False, False]
 
 
+class Pool:
+    """Compilers that note what they are asked for."""
+
+    def __init__(self):
+        self.said = []
+
+    def add(self, jobs):
+        self.said += [f"{job.strategy.name}{job.config['n']} {job.problem.n}" for job in jobs]
+
+    def wait(self, jobs):
+        self.said += [f"wait {job.strategy.name}{job.config['n']} {job.problem.n}" for job in jobs]
+
+
+def test_on_a_host_all_that_is_compiled_is_waited_for(tuner):
+    """Before the first of it is measured, which is waited for by itself, too: that takes no time then."""
+    made = tuner([B], TIMES, compilers=Pool())
+    running = made.run()
+    next(running)
+    made._compilers.said.clear()
+    next(running)
+    assert made.asked.names == ["b1", "b2"]
+    assert made._compilers.said == ["b2 2", "b3 2", "wait b2 2", "wait b3 2", "wait b2 2"]
+
+
 def test_on_a_gpu_what_comes_next_is_compiled_ahead(tuner):
     """On a stand-in: of this problem what is tried next, and of the next problem the defaults, but no more."""
-    said = []
-
-    class Pool:
-        def add(self, jobs):
-            said.extend(f"{job.strategy.name}{job.config['n']} {job.problem.n}" for job in jobs)
-
-        def wait(self, jobs):
-            said.extend(f"wait {job.strategy.name}{job.config['n']} {job.problem.n}" for job in jobs)
-
     made = tuner([A], {"a1": 10.0, "a2": 10.0}, [SMALL, LARGE], compilers=Pool())
     made.asked.device = "cuda"
     list(made.run())
-    assert said == [
+    assert made._compilers.said == [
         *("a1 64", "wait a1 64"),
         *("a2 64", "a1 2", "wait a2 64"),
         *("a1 2", "wait a1 2"),
