@@ -31,7 +31,7 @@ import re
 import shlex
 import statistics
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -190,7 +190,7 @@ class Tuner:
     problems  as `entrants` gives them
     path      the table's file, which others may write to meanwhile
     again     what it has is tried again
-    budget_s  after which no other configuration is begun
+    deadline  after which no other configuration is begun
     """
 
     def __init__(
@@ -202,13 +202,12 @@ class Tuner:
         *,
         seed: int = 0,
         again: bool = False,
-        budget_s: float | None = None,
+        deadline: Deadline | None = None,
         compilers: Compilers | None = None,
         warn: Callable[[str], None] = lambda message: None,
     ) -> None:
         self.problems, self._worker, self.path, self._hardware = problems, worker, path, hardware
-        self._seed, self._budget_s, self._compilers, self._warn = seed, budget_s, compilers, warn
-        self._deadline = None if budget_s is None else Deadline(budget_s)
+        self._seed, self._deadline, self._compilers, self._warn = seed, deadline, compilers, warn
         self._run: Run | None = None
         there = present(path, hardware)
         self._before = {entrant.problem: there.rows(entrant.problem) for own in problems for entrant in own}
@@ -229,7 +228,7 @@ class Tuner:
     def spent(self) -> bool:
         return self._deadline is not None and self._deadline.left_s() <= 0
 
-    def run(self) -> Iterator[Tried]:
+    def run(self) -> Generator[Tried, None, None]:
         """Try what is left, and write it into the table.  Ends early where the budget is spent."""
         if not (left := self.left()):
             return
@@ -252,7 +251,7 @@ class Tuner:
 
     def _steps(self) -> list[tuple[Sequence[Entrant], bool]]:
         """What is tried one after the other: of a problem, and whether that is the defaults alone."""
-        if self._budget_s is None:
+        if self._deadline is None:
             return [(own, first) for own in self.problems for first in (True, False)]
         return [(own, first) for first in (True, False) for own in self.problems]
 

@@ -66,6 +66,21 @@ def test_times_whose_intervals_do_not_overlap_are_no_tie():
     assert [one.strategy for one in ranked([other, fast])] == ["a", "b"]
 
 
+def test_a_table_keeps_the_best_of_each_strategy_and_what_nearly_ties_with_the_fastest():
+    """And what has no time; of several strategies the rows of others are looked at, too."""
+    made = table(**{PROBLEM: [row("a", 10.0, config={"n": 1}), row("a", 10.1, config={"n": 2})]})
+    failed = Row("b", {"n": 3}, "FAILED", "abc", "run", "2026-01-01", message="y[0] is wrong")
+    made.put(PROBLEM, [row("b", 9.0), row("b", 9.1, config={"n": 1}), row("b", 9.9, config={"n": 2}), failed])
+    assert [(one.strategy, one.time_us) for one in made.rows(PROBLEM)[:-1]] == [("b", 9.0), ("b", 9.1), ("a", 10.0)]
+    assert made.rows(PROBLEM)[-1].message == "y[0] is wrong"
+
+
+def test_a_row_says_how_many_configurations_are_untried_where_there_are_any():
+    made = table(**{PROBLEM: [row("a", untried=3), row("b")]})
+    assert {one.strategy: one.untried for one in tables.parsed(made.text().encode()).rows(PROBLEM)} == {"a": 3, "b": 0}
+    assert made.text().count("untried") == 1
+
+
 def test_the_users_rows_lie_over_those_that_are_shipped(folder):
     shipped, own = tables.paths(HARDWARE)
     shipped.write_text(table(**{PROBLEM: [row("torch", 10.0), row("cupy_direct", 20.0)]}).text())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import math
 import os
 import shlex
@@ -15,6 +17,7 @@ import typer
 
 from ...kernels import tables
 from ...kernels.hardware import Hardware, hardware
+from ...kernels.problem import Problem
 from .. import UsageError
 from ..console import Quiet, counted, output, print_table, progress, say, tell, warn
 from ..forecast import Forecast, cost
@@ -34,6 +37,7 @@ from ..options import (
 )
 from ..records import FAULTS, label
 from ..report import figures
+from ..sampling import Deadline
 from ..tune import table_path
 
 if TYPE_CHECKING:
@@ -113,7 +117,7 @@ def tune(
     if merge:
         _merge(sources or [], out, quiet)
         return
-    budget_s = None if budget is None else tuning.seconds(budget)
+    deadline = None if budget is None else Deadline(tuning.seconds(budget))
     for pattern in patterns or []:
         if pattern.endswith(".py"):
             raise UsageError(f"--strategy {pattern} is a file: a table is of gpucnn's own strategies alone")
@@ -136,7 +140,7 @@ def tune(
         hardware(worker.device),
         seed=seed,
         again=again,
-        budget_s=budget_s,
+        deadline=deadline,
         compilers=compilers,
         warn=warn,
     )
@@ -147,7 +151,9 @@ def tune(
         say(f"{counted(tuner.stale, 'row')} of it {'is' if tuner.stale == 1 else 'are'} of other kernels: tuned again")
     tried: list[Tried] = []
     try:
-        _run(tuner, tried, budget_s, worker.device)
+        _run(tuner, tried, deadline, worker.device)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written: {error.strerror}") from None
     except KeyboardInterrupt:
         left = len(tuner.left())
         tell(f"Interrupted: {counted(left, 'configuration')} left; what was done is in {path}.  {_go_on(again)}")
@@ -164,15 +170,16 @@ def tune(
         raise typer.Exit(1)
 
 
-def _run(tuner: Tuner, tried: list[Tried], budget_s: float | None, device: str) -> None:
+def _run(tuner: Tuner, tried: list[Tried], deadline: Deadline | None, device: str) -> None:
     """Try what is left, with a bar; what is given up counts with what was tried last."""
     from .. import runner
 
     left = tuner.left()
     costs = {entrant: cost(entrant.job.problem, entrant.job.strategy, device) for entrant in left}
+    budget_s = None if deadline is None else deadline.left_s()
     forecast = Forecast([costs[entrant] for entrant in left], runner.MEASUREMENT_S, budget_s)
-    with progress(len(left), forecast) as advance:
-        for one in tuner.run():
+    with progress(len(left), forecast) as advance, contextlib.closing(tuner.run()) as running:
+        for one in running:
             tried.append(one)
             before, left = len(left), tuner.left()
             forecast.costs = [*forecast.costs[: forecast.done], *(costs[entrant] for entrant in (one.entrant, *left))]
@@ -196,6 +203,24 @@ def _config(config: Any) -> str:
     return "".join(f" {name}={value}" for name, value in said.items())
 
 
+def _operator(problem: Problem) -> str:
+    """What a label does not say.
+
+    >>> from gpucnn.kernels.problem import parse
+    >>> _operator(parse("--op=softmax --axis=1 4x9")), _operator(parse("ic3ih8oc4kh3", dtype="float16"))
+    ('softmax', 'conv2d float16')
+    """
+    layout = getattr(problem, "layout", "contiguous")
+    odd = (problem.dtype if problem.dtype != "float32" else "", layout if layout != "contiguous" else "")
+    return " ".join(filter(None, (problem.operation, *odd)))
+
+
+def _why_none(own: Sequence[Entrant]) -> str:
+    """Why none of ours has a time: what became of them."""
+    verdicts = dict.fromkeys(row.verdict.lower() for entrant in own if not entrant.vendor for row in entrant.rows)
+    return f"none: {', '.join(verdicts)}" if verdicts else ""
+
+
 def _go_on(again: bool) -> str:
     words = [word for word in sys.argv[1:] if word != "--again"] if again else sys.argv[1:]
     return f"Go on with: {shlex.join(['gpucnn', *(word.strip() for word in words)])}"
@@ -205,13 +230,18 @@ def _go_on(again: bool) -> str:
 
 
 def _check(path: Path, of: Hardware) -> None:
-    """UsageError where a file cannot be read, or is a table of other hardware, which must not be set aside."""
+    """UsageError where a file cannot be, or is a table of other hardware, which must not be set aside."""
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not os.access(path.parent, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         table = tables.read(path)
-    except (FileNotFoundError, tables.TableError):
+    except tables.TableError:
         return
     except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}") from None
+        if isinstance(error, FileNotFoundError) and path.parent.is_dir():
+            return
+        raise UsageError(f"{path} cannot be written: {error.strerror}") from None
     if (table.hardware, table.threads) != (of.name, of.threads):
         raise UsageError(f"{path} is a table of {_of(table)}, and this is {_of(of)}: name another file, or a folder")
 
@@ -261,6 +291,7 @@ def _show(problems: Sequence[Sequence[Entrant]], tried: Sequence[Tried]) -> None
 
     console = output()
     table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("operator")
     table.add_column("problem")
     table.add_column("best of ours", no_wrap=True)
     for column in ("µs", "vendor µs", "vendor / ours", "near ties"):
@@ -274,8 +305,9 @@ def _show(problems: Sequence[Sequence[Entrant]], tried: Sequence[Tried]) -> None
         ratio = vendor.time_us / ours.time_us if ours and vendor else math.nan
         ratios += [ratio] if ratio == ratio else []
         table.add_row(
+            _operator(own[0].job.problem),
             label(own[0].problem),
-            ours.strategy + _config(ours.config) if ours else "",
+            ours.strategy + _config(ours.config) if ours else _why_none(own),
             figures(ours.time_us) if ours else "",
             figures(vendor.time_us) if vendor else "",
             figures(ratio) if ours and vendor else "",

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from gpucnn.bench import clocks, runner, sampling, selftest, timing
-from gpucnn.bench.sampling import ENOUGH, FEWEST, collect, in_turn, median_error, two_runs
+from gpucnn.bench.sampling import ENOUGH, FEW, FEWEST, collect, few, in_turn, median_error, two_runs
 from gpucnn.bench.timing import MOST_DISCARDED, GpuTimer, HostTimer, self_test
 from gpucnn.kernels.arrays import has_gpu
 from gpucnn.kernels.offline import compile_file
@@ -138,6 +138,19 @@ def test_the_host_timer_flushes_before_each_cold_sample_and_rotates(monkeypatch)
     assert events == ["a", "b", *cold, *["a"] * (1 + ENOUGH), *cold]  # each was called once before
     assert (result.method, result.second, result.flushed_bytes) == ("host", ENOUGH, 2048)
     assert (result.cold_us, result.warm_us) == ((7.0,) * 2 * ENOUGH, (7.0,) * ENOUGH)
+
+
+def test_a_few_samples_on_the_host_are_cold(monkeypatch):
+    events = []
+    timer = HostTimer(threads=1, cache_bytes=1024)
+    monkeypatch.setattr(timer, "_flush", lambda: events.append("flush"))
+    assert len(timer.few(lambda: events.append("call"))) == FEW
+    assert events == ["flush", "call"] * FEW
+
+
+@pytest.mark.parametrize(("us", "n"), [(10.0, FEW), (60_000.0, 2), (5e6, 1)])
+def test_a_few_samples_are_fewer_where_they_are_slow(us, n):
+    assert few(lambda: us) == (us,) * n
 
 
 def test_a_slow_launch_runs_on_one_set_of_arrays(monkeypatch):
@@ -348,6 +361,14 @@ def test_the_order_of_a_gpu_sample(captures, method, launch, gpu):
     eager = events[2 + len(timed) :]  # how long the host is at an eager launch is a figure of its own beside a graph's
     assert eager == ["call"] * len(result.launch_us)
     assert len(eager) >= ENOUGH if captures else not eager
+
+
+def test_a_few_gpu_samples_are_as_all_others(gpu):
+    """Of a graph, cold, and taken again where the clock was low: else a launch that is slow to queue seems slow."""
+    events = []
+    low = itertools.chain([True, False], itertools.repeat(False))
+    assert gpu(events, low=low).few(lambda: events.append("call")) == (500.0,) * FEW
+    assert events == ["call", "call", *["flush", "sleep", "event", "replay", "event"] * (FEW + 1)]
 
 
 def test_a_gpu_sample_takes_the_sets_of_arrays_in_turn(gpu):

@@ -10,6 +10,7 @@ import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from quick_bench import COMMAND
@@ -20,7 +21,7 @@ from gpucnn.bench.compilers import Compilers
 from gpucnn.bench.isolation import Isolated
 from gpucnn.bench.own import Source
 from gpucnn.bench.records import Accuracy, Timing
-from gpucnn.bench.sampling import few
+from gpucnn.bench.sampling import Deadline
 from gpucnn.bench.timing import HostTimer
 from gpucnn.bench.tune import Tuner
 from gpucnn.bench.validate import Verdict
@@ -116,6 +117,13 @@ def test_the_vendor_then_defaults_then_what_is_nearest_to_the_best(tuner):
         ("a2", 9.0),
     ]
     assert made.left() == []
+
+
+def test_every_vendors_strategy_is_timed_to_the_end(tuner):
+    made = tuner([A, standin("torch_compile"), VENDOR], {**TIMES, "torch_compile": 1000.0})
+    list(made.run())
+    assert made.asked.asked[:2] == [("torch_compile", None), ("torch", None)]
+    assert rows(made.path)["torch_compile"].time_us == 1000.0
 
 
 def test_the_table_has_the_best_of_each(tuner):
@@ -281,16 +289,26 @@ def test_what_another_process_does_meanwhile_is_neither_repeated_nor_lost(tuner)
     assert {name: row.time_us for name, row in rows(first.path).items()} == {"b2": 9.0, "a2": 14.0}
 
 
+def test_problems_that_another_process_has_done_meanwhile_are_not_tried(tuner):
+    becomes = {"a1": 10.0, "a2": 10.0}
+    first, second = tuner([A], becomes, [SMALL, LARGE]), tuner([A], becomes, [SMALL])
+    running = first.run()
+    next(running)
+    list(second.run())
+    list(running)
+    assert [len(one) for one in first.asked.asked] == [3, 3]  # of LARGE alone
+
+
 def test_with_a_budget_defaults_come_first(tuner):
     becomes = dict.fromkeys(TIMES, 10.0)
-    made = tuner([B, VENDOR], becomes, [SMALL, LARGE], budget_s=1000.0)
+    made = tuner([B, VENDOR], becomes, [SMALL, LARGE], deadline=Deadline(1000.0))
     list(made.run())
     assert [name for name, *_ in made.asked.asked] == ["torch", "b1"] * 2 + ["b2", "b3"] * 2
     assert [len(one) for one in made.asked.asked] == [3, 3, 2, 2, 3, 3, 2, 2]  # the larger is worth more
 
 
 def test_a_budget_that_is_spent_ends_it_and_what_was_done_is_kept(tuner, monkeypatch):
-    made = tuner([A, VENDOR], TIMES, budget_s=1000.0)
+    made = tuner([A, VENDOR], TIMES, deadline=Deadline(1000.0))
     running = made.run()
     next(running)
     monkeypatch.setattr(made._deadline, "left_s", lambda: 0.0)
@@ -326,12 +344,6 @@ def test_an_interval_has_the_true_median_in_19_of_20():
     assert inside >= 0.93 * 400
 
 
-def test_a_few_samples_are_fewer_where_they_are_slow():
-    assert few(lambda: 10.0) == (10.0,) * 5
-    assert few(lambda: 60_000.0) == (60_000.0,) * 2
-    assert few(lambda: 5e6) == (5e6,)
-
-
 def test_a_run_is_told_apart_by_where_it_was_made(tuner):
     made = tuner([A], TIMES)
     list(made.run())
@@ -348,8 +360,20 @@ def test_a_run_is_told_apart_by_where_it_was_made(tuner):
 
 
 @pytest.fixture
-def quick(monkeypatch):
-    """No time for ceilings, little for samples."""
+def hidden(tmp_path):
+    """A folder in which torch, which takes seconds to start, is a module that is not found."""
+    (tmp_path / "hidden").mkdir()
+    (tmp_path / "hidden" / "torch.py").write_text(
+        "raise ModuleNotFoundError(\"No module named 'torch'\", name='torch')"
+    )
+    return str(tmp_path / "hidden")
+
+
+@pytest.fixture
+def quick(monkeypatch, hidden):
+    """No time for ceilings, little for samples; and processes for strategies start without torch."""
+    found = SimpleNamespace(executable=sys.executable, path=[hidden, *sys.path])
+    monkeypatch.setattr("gpucnn.bench.isolation.sys", found)
     settings = worker.Settings
     monkeypatch.setattr("gpucnn.bench.isolation.Settings", lambda device: settings(device, 1 << 16))
     monkeypatch.setattr(runner, "MEASUREMENT_S", 0.01)
@@ -475,7 +499,7 @@ def test_a_configuration_that_crashes_or_hangs_costs_itself(ahead, quick, harmfu
 # Compiling ahead ------------------------------------------------------------------------------------------------------
 
 
-def test_on_a_host_a_problems_configurations_are_compiled_before_they_are_timed(machine, tmp_path, monkeypatch):
+def test_on_a_host_a_problems_configurations_are_compiled_before_they_are_timed(quick, machine, tmp_path, monkeypatch):
     """CUDA C in the emulator: each configuration's program is in the cache when the worker is asked for the first."""
     if reason := load("rowwise.cupy_softmax_block").lacks("cpu"):
         pytest.skip(reason)
@@ -507,21 +531,36 @@ def test_which_strategies_are_compiled():
     assert [compilers.compiles(one, "cuda") for one in known.values()] == [True, False, False, False]
 
 
+class Pool:
+    """Compilers that note what they are asked for."""
+
+    def __init__(self):
+        self.said = []
+
+    def add(self, jobs):
+        self.said += [f"{job.strategy.name}{job.config['n']} {job.problem.n}" for job in jobs]
+
+    def wait(self, jobs):
+        self.said += [f"wait {job.strategy.name}{job.config['n']} {job.problem.n}" for job in jobs]
+
+
+def test_on_a_host_all_that_is_compiled_is_waited_for(tuner):
+    """Before the first of it is measured, which is waited for by itself, too: that takes no time then."""
+    made = tuner([B], TIMES, compilers=Pool())
+    running = made.run()
+    next(running)
+    made._compilers.said.clear()
+    next(running)
+    assert made.asked.names == ["b1", "b2"]
+    assert made._compilers.said == ["b2 2", "b3 2", "wait b2 2", "wait b3 2", "wait b2 2"]
+
+
 def test_on_a_gpu_what_comes_next_is_compiled_ahead(tuner):
     """On a stand-in: of this problem what is tried next, and of the next problem the defaults, but no more."""
-    said = []
-
-    class Pool:
-        def add(self, jobs):
-            said.extend(f"{job.strategy.name}{job.config['n']} {job.problem.n}" for job in jobs)
-
-        def wait(self, jobs):
-            said.extend(f"wait {job.strategy.name}{job.config['n']} {job.problem.n}" for job in jobs)
-
     made = tuner([A], {"a1": 10.0, "a2": 10.0}, [SMALL, LARGE], compilers=Pool())
     made.asked.device = "cuda"
     list(made.run())
-    assert said == [
+    assert made._compilers.said == [
         *("a1 64", "wait a1 64"),
         *("a2 64", "a1 2", "wait a2 64"),
         *("a1 2", "wait a1 2"),
@@ -538,7 +577,7 @@ def test_compilers_that_cannot_start_stop_nothing(harmful, monkeypatch):
     pool.close()
 
 
-def test_compilers_that_are_at_something_end_at_once(harmful):
+def test_compilers_that_are_at_something_end_at_once(quick, harmful):
     pool = Compilers("cpu", 1)
     hangs = replace(harmful, config={"does": "hang"})
     pool.add([hangs])
@@ -614,6 +653,8 @@ def test_where_a_table_goes(quick, run_command, tmp_path, monkeypatch):
         (("--strategy", "mine.py"), "--strategy mine.py is a file: a table is of gpucnn's own strategies alone"),
         (("--budget", "soon"), "--budget is 'soon', expected seconds, or a time such as 90s, 20m or 1h"),
         (("--out", "other.json"), "other.json is a table of Other, and this is "),
+        (("--out", "nosuch.py/t.json"), "nosuch.py/t.json cannot be written: File exists"),
+        (("--out", "/proc/nosuch/t.json"), "/proc/nosuch/t.json cannot be written: No such file or directory"),
         (("--out", "."), ""),
         (("--strategy", "numpy_dircet"), "--strategy numpy_dircet matches none; did you mean numpy_direct"),
     ],
@@ -622,7 +663,10 @@ def test_where_a_table_goes(quick, run_command, tmp_path, monkeypatch):
 def test_what_cannot_be_tuned_is_one_sentence(words, said, quick, run_command, tmp_path):
     other = tables.Table("Other", 0)
     (tmp_path / "other.json").write_text(other.text())
-    code, _, err = run_command("tune", LINE, *CPU, *words, *(("--strategy", "numpy_fft") if words[-1] == "." else ()))
+    (tmp_path / "nosuch.py").write_text("")
+    code, _, err = run_command(
+        "tune", LINE, *CPU, *words, *(("--strategy", "numpy_fft") if "--strategy" not in words else ())
+    )
     assert code == (2 if said else 0)
     assert not said or (err.count("\n"), err.startswith(f"gpucnn: error: {said}")) == (1, True), err
     assert (tmp_path / "other.json").read_text() == other.text()
@@ -684,13 +728,9 @@ SIZES = range(2, 22)
 
 
 @pytest.fixture
-def start(tmp_path):
-    """Start a tuning of softmax problems in a process of its own, in which torch, which is slow to start, is not found."""
-    (tmp_path / "hidden").mkdir()
-    (tmp_path / "hidden" / "torch.py").write_text(
-        "raise ModuleNotFoundError(\"No module named 'torch'\", name='torch')"
-    )
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path / "hidden"), *sys.path])}
+def start(tmp_path, hidden):
+    """Start a tuning of softmax problems in a process of its own, without torch."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([hidden, *sys.path])}
     running = []
 
     def started(sizes=SIZES, *words):
