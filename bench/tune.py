@@ -16,7 +16,7 @@ account.  Where time is short the defaults of all problems come before the other
 
 A strategy's rows are in the file as soon as its default has been tried, and again when all its configurations have;
 until then they say how many are `untried`.  So `kill -9` costs a run what one strategy has tried since, and Ctrl-C
-nothing but the configuration that it was at.
+nothing but the configuration that it was at.  A file that takes longer than QUICK_S to write is written more rarely.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ import os
 import re
 import shlex
 import statistics
+import time
 from collections import defaultdict
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -51,6 +52,8 @@ from .worker import Outcome, Worker
 GIVEN_UP = 4.0  # times as long as the best: a default that is so slow speaks for the strategy's other configurations
 MOST_FAULTS = 3  # configurations of a strategy in a row that FAILED, each of which may have cost a time-out
 SIGMAS = 1.96  # of a normal distribution, which have 95% between them
+QUICK_S = 0.2  # that the file may take to write whenever there is something new
+RARELY = 10  # times as long as it took otherwise: a table of many networks takes a second
 DIGITS = 6  # that a table has of a number
 MESSAGE = 400  # characters of a message that a table has
 
@@ -209,7 +212,10 @@ class Tuner:
         self.problems, self._worker, self.path, self._hardware = problems, worker, path, hardware
         self._seed, self._deadline, self._compilers, self._warn = seed, deadline, compilers, warn
         self._run: Run | None = None
-        there = present(path, hardware)
+        self._unsaved: list[Entrant] = []
+        self._saved_s, self._saving_s = time.monotonic(), 0.0  # when it was saved last, and how long that took
+        self._seen = self._state()
+        self._there = there = present(path, hardware)
         self._before = {entrant.problem: there.rows(entrant.problem) for own in problems for entrant in own}
         self._again = again
         self.stale = sum(
@@ -233,9 +239,15 @@ class Tuner:
         if not (left := self.left()):
             return
         self._run = Run.of(self._worker.machine, (entrant.job.problem for entrant in left), self._seed)
+        try:
+            yield from self._tried()
+        finally:  # however the run ends
+            self._save()
+
+    def _tried(self) -> Generator[Tried, None, None]:
         steps = self._steps()
         for number, (own, first) in enumerate(steps):
-            self._taken_from(present(self.path, self._hardware), own)
+            self._look_at(own)
             turns = own if first else sorted(own, key=lambda entrant: entrant.best_us)
             self._compile(turns, first, steps[number + 1] if number + 1 < len(steps) else None)
             for entrant in turns:
@@ -243,9 +255,11 @@ class Tuner:
                 try:
                     while (jobs := entrant.left(first)) and not self.spent():
                         yield self._try(entrant, jobs[0], own)
-                finally:  # however the run ends
+                finally:
                     if entrant.tried > before:
-                        self._write(entrant)
+                        self._unsaved.append(entrant)
+                if self._saving_s < QUICK_S or time.monotonic() - self._saved_s >= RARELY * self._saving_s:
+                    self._save()
             if self.spent():
                 return
 
@@ -333,15 +347,38 @@ class Tuner:
         rows = table.rows(entrant.problem)
         return [row for row in rows if row.strategy == name and row.source == entrant.source and row not in old]
 
-    def _write(self, entrant: Entrant) -> None:
+    def _save(self) -> None:
+        """Write the rows that are not in the file."""
+        if not self._unsaved:
+            return
         assert self._run is not None
-        rows = kept(entrant.rows)
+        begun = time.monotonic()
         with tables.updating(self.path, self._hardware, self._warn) as table:
-            if _tried(self._counting(table, entrant), entrant) > entrant.tried:  # another process has done more
-                self._taken_from(table, [entrant])
-            elif rows:
-                table.runs[self._run.name] = dict(self._run.provenance)
-                table.put(entrant.problem, [dataclasses.replace(row, untried=entrant.untried) for row in rows])
+            for entrant in self._unsaved:
+                rows = kept(entrant.rows)
+                if _tried(self._counting(table, entrant), entrant) > entrant.tried:  # another process has done more
+                    self._taken_from(table, [entrant])
+                elif rows:
+                    table.runs[self._run.name] = dict(self._run.provenance)
+                    table.put(entrant.problem, [dataclasses.replace(row, untried=entrant.untried) for row in rows])
+        self._unsaved.clear()
+        self._there, self._seen = table, self._state()
+        self._saved_s = time.monotonic()
+        self._saving_s = self._saved_s - begun
+
+    def _look_at(self, own: Sequence[Entrant]) -> None:
+        """Take over what another process has put into the file meanwhile."""
+        if (now := self._state()) != self._seen:
+            self._there, self._seen = present(self.path, self._hardware), now
+        self._taken_from(self._there, own)
+
+    def _state(self) -> tuple[int, ...] | None:
+        """What tells the file from another that takes its place; None where there is none."""
+        try:
+            found = self.path.stat()
+        except FileNotFoundError:
+            return None
+        return found.st_ino, found.st_mtime_ns, found.st_size
 
 
 def _tried(rows: Sequence[Row], entrant: Entrant) -> int:

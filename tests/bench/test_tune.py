@@ -241,7 +241,7 @@ def test_a_run_that_is_ended_loses_what_one_strategy_has_tried(killed, ended_aft
     for _ in range(ended_after):
         next(running, None)
     if killed:
-        monkeypatch.setattr(first, "_write", lambda entrant: None)  # of the strategy that it is at
+        monkeypatch.setattr(first, "_save", lambda: None)  # of the strategy that it is at
     running.close()
     second = tuner([A, B, VENDOR], TIMES)
     list(second.run())
@@ -250,6 +250,22 @@ def test_a_run_that_is_ended_loses_what_one_strategy_has_tried(killed, ended_aft
     assert {*first.asked.names, *second.asked.names} == set(TIMES)
     assert list(rows(second.path)) == ["b2", "torch", "a2"]
     assert {row.untried for row in rows(second.path).values()} == {0}
+
+
+def test_a_file_that_takes_long_to_write_is_written_rarely(tuner, monkeypatch):
+    """But at the end, however that comes; and what another run puts there meanwhile is kept."""
+    monkeypatch.setattr(tune, "QUICK_S", 0.0)
+    monkeypatch.setattr(tune, "RARELY", 1e9)
+    first, other = tuner([A, B, VENDOR], TIMES), tuner([VENDOR], TIMES)
+    running = first.run()
+    for _ in range(4):
+        next(running)
+    assert list(rows(first.path)) == ["torch"]  # the first is always written: how long it takes is not known before
+    list(other.run())
+    running.close()
+    assert {"torch", "b1"} <= set(rows(first.path))
+    list(tuner([A, B, VENDOR], TIMES).run())
+    assert list(rows(first.path)) == ["b2", "torch", "a2"]
 
 
 def test_rows_say_how_many_configurations_are_untried(tuner):
@@ -599,7 +615,7 @@ def test_the_command(quick, run_command, tmp_path):
     assert err.splitlines()[0] == f"Tuning into {path}"
     assert "[5/5]" in err
     assert "1 problem, 5 strategies; 5 configurations tried now: 5 timed" in re.sub(r"\d timed.*", "5 timed", err)
-    assert out.splitlines()[0].split()[:3] == ["problem", "best", "of"]
+    assert out.splitlines()[0].split()[:4] == ["operator", "problem", "best", "of"]
     assert LINE in out
     found = tables.read(tmp_path / path)
     assert (found.hardware, found.threads) == (HARDWARE.name, HARDWARE.threads)
