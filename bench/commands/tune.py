@@ -324,4 +324,6 @@ def _show(problems: Sequence[Sequence[Entrant]], tried: Sequence[Tried]) -> None
     )
     if ratios:
         mean = math.exp(sum(map(math.log, ratios)) / len(ratios))
-        say(f"Vendor / best of ours: {figures(mean)} in the geometric mean of {counted(len(ratios), 'problem')}.")
+        others = f"; {len(problems) - len(ratios)} lack one of both" if len(ratios) < len(problems) else ""
+        said = f"in the geometric mean of {counted(len(ratios), 'problem')} that have both{others}"
+        say(f"Vendor / best of ours: {figures(mean)} {said}.")
