@@ -66,6 +66,7 @@ _FAST = (*_HALF, "--layout", "channels_last")  # what networks run in
 _EDGES = ("edge_cases", "groups", "dilation")  # where kernels go wrong
 _OLDER = ("resnet50", "vgg16", "alexnet")
 _NEWER = ("googlenet", "densenet121", "zfnet")
+_CHOSEN = ("--strategy", "torch", "--strategy", "examples/fastest.py", "--strategy", "examples/ours.py")
 PHASES = (  # weights: the seconds of the Makefile's 1500 that each has where all need all of theirs
     Phase("tests", 280, (sys.executable, "-m", "pytest", "-q", "-m", "gpu", "tests")),
     Phase.verified("verification", 130, "smoke", *_FLOATS),
@@ -91,10 +92,12 @@ PHASES = (  # weights: the seconds of the Makefile's 1500 that each has where al
     Phase.timed("dilation", 20, "dilation", *_HALF),
     Phase.timed("sweep", 20, "sweep"),
     Phase.timed("edge-cases", 20, "edge_cases", *_HALF),
-    Phase.tuned("tuning-networks-float16", 170, *_OLDER, "--mb", "32", *_FAST),
+    Phase.tuned("tuning-networks-float16", 110, *_OLDER, "--mb", "32", *_FAST),
     Phase.tuned("tuning-mobilenets", 40, "mobilenet_v2", "mobilenet_v1", "--mb", "32", *_FAST),
     Phase.tuned("tuning-networks-float32", 50, *_OLDER, "--mb", "32"),
     Phase.tuned("tuning-smoke", 40, "smoke"),
+    Phase.timed("chosen-networks-float16", 40, *_OLDER, "--mb", "32", *_FAST, *_CHOSEN),
+    Phase("latency", 20, (*_GPUCNN, "latency", "tiny", "--device", "cuda")),
 )
 
 

@@ -90,10 +90,12 @@ def test_a_light_phase_gets_the_least_that_there_is(tmp_path, monkeypatch):
 
 
 def test_what_is_right_comes_before_what_is_fast_and_networks_before_sweeps():
-    commands = [phase.command[3] for phase in gpu.PHASES[1:]]
-    assert gpu.PHASES[0].name == "tests"
+    tests, *phases, chosen, latency = gpu.PHASES
+    assert (tests.name, latency.command[3]) == ("tests", "latency")
+    assert "examples/fastest.py" in chosen.command
+    commands = [phase.command[3] for phase in phases]
     assert commands == sorted(commands, key=["verify", "bench", "tune"].index)
-    timed = [phase for phase in gpu.PHASES if "tune" not in phase.command]
+    timed = [phase for phase in phases if "tune" not in phase.command]
     places = {suite: place for place, phase in enumerate(timed) for suite in reversed(phase.command)}
     timed = {suite: places[suite] for suite in problems.suites() if suite in places}
     networks = max(timed[name] for name in ("resnet50", "vgg16", "googlenet", "densenet121", "mobilenet_v2"))
@@ -102,10 +104,11 @@ def test_what_is_right_comes_before_what_is_fast_and_networks_before_sweeps():
 
 def test_every_suite_is_timed_and_edge_cases_are_verified():
     """But for what is in another suite: LeNet-5's layers are in smoke, convnet-benchmarks' networks are older ones."""
-    named = {"verify": set(), "bench": set(), "tune": set()}
+    named = {"verify": set(), "bench": set(), "tune": set(), "latency": set()}
     for _, _, _, command, *words in (phase.command for phase in gpu.PHASES[1:]):
         named[command] |= set(words) & set(problems.suites())
-    assert set(problems.suites()) - named["bench"] == {"lenet5", "convnet_benchmarks_networks"}
+    assert set(problems.suites()) - named["bench"] == {"lenet5", "convnet_benchmarks_networks", *named["latency"]}
+    assert named["latency"] == {"tiny"}
     assert named["verify"] == {"smoke", "edge_cases", "groups", "dilation"}
     assert named["tune"] == {"smoke", "resnet50", "vgg16", "alexnet", "mobilenet_v1", "mobilenet_v2"}
 
