@@ -599,7 +599,7 @@ def test_the_command(quick, run_command, tmp_path):
     assert err.splitlines()[0] == f"Tuning into {path}"
     assert "[5/5]" in err
     assert "1 problem, 5 strategies; 5 configurations tried now: 5 timed" in re.sub(r"\d timed.*", "5 timed", err)
-    assert out.splitlines()[0].split()[:3] == ["problem", "best", "of"]
+    assert out.splitlines()[0].split()[:3] == ["operator", "problem", "best"]
     assert LINE in out
     found = tables.read(tmp_path / path)
     assert (found.hardware, found.threads) == (HARDWARE.name, HARDWARE.threads)
