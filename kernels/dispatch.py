@@ -78,8 +78,11 @@ class Choice:
         if self.estimates:
             lines += ["", "estimated, us:"]
             lines += [f"  {name:<24} {us:.3g}" for name, us in sorted(self.estimates.items(), key=lambda one: one[1])]
-        if refused := list(_refused(self.problem, self.on.device)):
-            lines += ["", "cannot run:", *(f"  {name}: {' '.join(reasons)}" for name, reasons in refused)]
+        names: dict[str, list[str]] = {}  # reason -> strategies
+        for name, reasons in _refused(self.problem, self.on.device):
+            names.setdefault(" ".join(reasons), []).append(name)
+        if names:
+            lines += ["", "cannot run:", *(f"  {', '.join(same)}: {reason}" for reason, same in names.items())]
         return "\n".join(lines)
 
 
