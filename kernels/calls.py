@@ -26,6 +26,7 @@ from .arrays import (
     Array,
     address,
     aligned,
+    at,
     empty,
     is_aligned,
     launching,
@@ -170,7 +171,8 @@ class Ready:
         self._allocate: list[Callable[[], Array]] = [functools.partial(empty, *form) for form in forms]
         if plan.instead is not None or not any(math.prod(shape) for shape in shapes.values()):
             return
-        chosen, self._launch = prepared(problem, device, index, strategy, prefer)
+        with at(inputs[0]):  # compilers and strategies ask for the current GPU
+            chosen, self._launch = prepared(problem, device, index, strategy, prefer)
         own = chosen.library_on(device)
         halves = [dtypes[name] == "bfloat16" for name in (*problem.inputs(), *shapes)]
         views = [viewer(self._library, own, half) for half in halves]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import subprocess
@@ -342,6 +343,25 @@ def test_a_call_that_is_kept_keeps_no_array():
     del x, w, b, y
     gc.collect()
     assert [ref() for ref in kept] == [None] * 4
+
+
+def test_a_launch_is_prepared_where_its_arrays_are(monkeypatch):
+    """Whichever GPU is current: kernels are compiled for one, and loaded into it."""
+    entered = []
+
+    @contextlib.contextmanager
+    def at(array):
+        entered.append(array)
+        yield
+        entered.pop()
+
+    asked = []
+    monkeypatch.setattr(calls, "at", at)
+    monkeypatch.setattr(calls, "prepared", lambda *given: asked.append(entered[0]) or dispatch.prepared(*given))
+    forget()
+    conv2d(X, W)
+    assert asked[0] is X
+    assert not entered
 
 
 def test_what_is_kept_is_bounded(monkeypatch):
