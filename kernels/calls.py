@@ -92,6 +92,11 @@ def call(
 _ready = Bounded(MOST)
 
 
+def compute(problem: Problem, inputs: Sequence[Array], strategy: str | None = None, prefer: str = "fastest") -> Any:
+    """The outputs of a problem, a tuple, of arrays of one library and device in the order of `problem.inputs()`."""
+    return Ready(Plan(problem, lambda *arrays: arrays, tuple), inputs, strategy, prefer)(inputs, None)
+
+
 def forget() -> None:
     """Have the next call of every problem decided and prepared anew, by the tuned tables as they are then."""
     _ready.clear()

@@ -13,7 +13,7 @@ from torch.nn import functional as F  # noqa: E402
 
 from gpucnn import bench  # noqa: E402
 from gpucnn.bench import problems  # noqa: E402
-from gpucnn.kernels import operators  # noqa: E402
+from gpucnn.kernels import calls  # noqa: E402
 from gpucnn.kernels.problem import parse  # noqa: E402
 
 
@@ -355,7 +355,7 @@ def test_a_problem_computes_what_the_call_did(call):
     shapes = problem.inputs().values()
     inputs = [array.reshape(shape).double().numpy() for array, shape in zip(arrays, shapes, strict=True)]
     strategy = "numpy_direct" if problem.operation == "conv2d" else "numpy"
-    torch.testing.assert_close(torch.from_numpy(operators.run(problem, inputs, strategy)[0]).reshape(y.shape), y)
+    torch.testing.assert_close(torch.from_numpy(calls.compute(problem, inputs, strategy)[0]).reshape(y.shape), y)
 
 
 # How a model may be run -----------------------------------------------------------------------------------------------
