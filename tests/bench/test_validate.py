@@ -188,7 +188,7 @@ class Staged(Subject):
         def second(inputs, outputs, workspace):
             outputs[0][...] = workspace
 
-        return Launch((("first", first), ("second", second)), lambda: np.empty(problem.outputs()["y"], "float32"))
+        return Launch((("first", first), ("second", second)), lambda owner: np.empty(problem.outputs()["y"], "float32"))
 
 
 def judged(strategy, problem, machine):
