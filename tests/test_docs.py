@@ -72,6 +72,7 @@ def mine(monkeypatch, tmp_path):
     for language, name in {"python": "mine.py", "cuda": "mine.cu"}.items():
         (text,) = blocks("docs/bench.md", language)
         (tmp_path / name).write_text(text)
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
