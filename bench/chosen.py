@@ -43,12 +43,11 @@ class Chosen(Strategy):
         return choice.strategy.workspace_bytes(problem, **choice.config)
 
     def prepare(self, problem: Problem, device: str, **config: Any) -> Launch:
-        plan = Plan(problem.unnamed(), lambda *arrays: arrays, tuple)
         made: list[Ready] = []
 
         def kernel(inputs: Any, outputs: Any) -> Any:
             if not made:
-                made.append(Ready(plan, inputs, None, self.name))
+                made.append(Ready(Plan.of(problem.unnamed()), inputs, None, self.name))
             return made[0](inputs, None)
 
         return Launch.of(kernel)

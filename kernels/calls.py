@@ -60,6 +60,11 @@ class Plan:
     destination: tuple[int, ...] = ()
     instead: Callable[..., Any] | None = None
 
+    @classmethod
+    def of(cls, problem: Problem) -> Plan:
+        """Of arrays that are the problem's inputs as they are; its outputs are the result, a tuple."""
+        return cls(problem, lambda *arrays: arrays, tuple)
+
 
 def call(
     plan: FunctionType,
@@ -94,7 +99,7 @@ _ready = Bounded(MOST)
 
 def compute(problem: Problem, inputs: Sequence[Array], strategy: str | None = None, prefer: str = "fastest") -> Any:
     """The outputs of a problem, a tuple, of arrays of one library and device in the order of `problem.inputs()`."""
-    return Ready(Plan(problem, lambda *arrays: arrays, tuple), inputs, strategy, prefer)(inputs, None)
+    return Ready(Plan.of(problem), inputs, strategy, prefer)(inputs, None)
 
 
 def forget() -> None:

@@ -8,7 +8,7 @@ import pytest
 from cupy_stand_in import STREAM
 from every_operator import CALLS, check
 
-from gpucnn.kernels import choose, conv2d, interchange, max_pool2d, max_unpool2d, parse, softmax
+from gpucnn.kernels import calls, choose, conv2d, forget, interchange, max_pool2d, max_unpool2d, parse, softmax
 
 LINES = (
     "mb1ic4ih8oc4kh3ph1",
@@ -34,6 +34,14 @@ def test_cupy_in_cupy_out(name):
 def test_what_is_chosen_needs_no_torch(line, dtype):
     choice = choose(parse(line).replace(dtype=dtype), "cuda")
     assert choice.strategy.library_on("cuda") == "cupy"
+
+
+def test_a_call_is_kept_and_looked_up():
+    forget()
+    x = cupy.array(np.ones((1, 4, 8, 8), np.float32))
+    first, again = max_pool2d(x, 2), max_pool2d(x, 2)
+    assert len(calls._ready) == 1
+    assert (first.get() == again.get()).all()
 
 
 # Another library's arrays on a GPU ------------------------------------------------------------------------------------

@@ -332,6 +332,14 @@ def test_positions_are_looked_at_in_every_call():
         cross_entropy(scores, np.array([0, 3]))
 
 
+@pytest.mark.parametrize("make", [np.copy, torch.from_numpy], ids=["numpy", "torch"])
+def test_a_call_is_kept_and_looked_up(make):
+    forget()
+    for _ in range(3):
+        conv2d(make(X), make(W), padding=(1, 1))
+    assert len(calls._ready) == 1
+
+
 def test_a_call_that_is_kept_keeps_no_array():
     import gc
     import weakref
